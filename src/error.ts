@@ -1,0 +1,79 @@
+/**
+ * Everything that can go wrong, by code. The exit codes are larder's contract with scripts.
+ */
+const EXIT_CODES = {
+  failed: 1,
+  invalid: 1,
+  ambiguous: 1,
+  usage: 2,
+  not_found: 3,
+  in_use: 4,
+  damaged: 5,
+  unaccounted: 5,
+  unreachable: 6,
+  busy: 75,
+  interrupted: 130,
+} as const;
+
+export type Code = keyof typeof EXIT_CODES;
+
+/** The one error type: a code for programs, a sentence for people, and what lay underneath. */
+export class LarderError extends Error {
+  readonly code: Code;
+
+  constructor(code: Code, message: string, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "LarderError";
+    this.code = code;
+  }
+}
+
+/** The process exit code for an error's code. */
+export function exitCode(code: Code): number {
+  return EXIT_CODES[code];
+}
+
+const ERRNO: Record<string, string> = {
+  EACCES: "permission denied",
+  EPERM: "operation not permitted",
+  ENOENT: "no such file or directory",
+  ENOTDIR: "a part of the path is not a directory",
+  EISDIR: "it is a directory",
+  EROFS: "the file system is read-only",
+  ENOSPC: "no space is left on the device",
+  EDQUOT: "the disk quota is used up",
+  EMFILE: "too many files are open (raise the limit with ulimit -n)",
+  ENFILE: "the system has too many files open",
+  EIO: "the device reported an input/output error",
+  ELOOP: "it is a symbolic link, and larder does not follow links here",
+};
+
+interface SystemError {
+  code: string;
+  path?: string;
+  syscall?: string;
+}
+
+function isSystemError(error: unknown): error is Error & SystemError {
+  return error instanceof Error && "code" in error && typeof error.code === "string" && error.code in ERRNO;
+}
+
+/**
+ * Any thrown value as a LarderError: what is one already stays; a system call's failure becomes a sentence
+ * that names the path; the rest keeps its message under `failed`.
+ */
+export function asLarderError(error: unknown): LarderError {
+  if (error instanceof LarderError) return error;
+  if (isSystemError(error)) {
+    const what = error.path
+      ? `cannot ${error.syscall ?? "use"} "${error.path}"`
+      : `${error.syscall ?? "a system call"} failed`;
+    return new LarderError("failed", `${what}: ${ERRNO[error.code]}`, error);
+  }
+  return new LarderError("failed", error instanceof Error ? error.message : String(error), error);
+}
+
+/** Whether a thrown value is the system's error `code`, such as `ENOENT`. */
+export function isErrno(error: unknown, code: string): boolean {
+  return error instanceof Error && "code" in error && error.code === code;
+}

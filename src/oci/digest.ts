@@ -1,0 +1,38 @@
+import { LarderError } from "../error.ts";
+
+/** A content digest that was checked: `sha256:`, `sha384:` or `sha512:` and exactly its lowercase hex. */
+export type Digest = string & { readonly __digest: never };
+
+const DIGEST = /^(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})$/;
+
+/** Whether `text` is a digest that may be joined to a path (interop §7 #19: hostile rows hold `a/../b:x`). */
+export function isDigest(text: unknown): text is Digest {
+  return typeof text === "string" && DIGEST.test(text);
+}
+
+/** `text` as a digest; throws `invalid`, naming `what`, otherwise. */
+export function parseDigest(text: string, what = "digest"): Digest {
+  if (isDigest(text)) return text;
+  throw new LarderError(
+    "invalid",
+    `${what}: ${JSON.stringify(text.slice(0, 100))} is not a sha256, sha384 or sha512 digest in lowercase hex`,
+  );
+}
+
+// Digits on either side would make it part of something longer, so it must stand alone.
+const NAMED = /(?<![0-9a-z])(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?![0-9a-f])/g;
+
+/** Every digest named anywhere inside `text`. */
+export function digestsIn(text: string): Digest[] {
+  return (text.match(NAMED) ?? []) as Digest[];
+}
+
+/** A digest as tables show it: `sha256:` and 12 digits, or 19 characters of another algorithm (interop §6). */
+export function shortDigest(digest: string): string {
+  return Array.from(digest).slice(0, 19).join("");
+}
+
+/** The sha256 digest of bytes or text, in OCI form. */
+export function sha256(content: string | Uint8Array): Digest {
+  return `sha256:${new Bun.CryptoHasher("sha256").update(content).digest("hex")}` as Digest;
+}

@@ -1,0 +1,114 @@
+import * as v from "valibot";
+import { LarderError } from "../error.ts";
+import { type Digest, isDigest } from "./digest.ts";
+
+const digest = v.custom<Digest>(isDigest, "must be a sha256, sha384 or sha512 digest in lowercase hex");
+const strings = v.array(v.string());
+const MAX_SIZE = 2n ** 64n - 1n;
+const size = v.pipe(
+  v.bigint("must be an integer from 0 to 18446744073709551615"),
+  v.minValue(0n, "must not be negative"),
+  v.maxValue(MAX_SIZE, "must be at most 18446744073709551615"),
+);
+
+const ImageConfig = v.object({
+  env: strings,
+  cmd: v.nullish(strings, null),
+  entrypoint: v.nullish(strings, null),
+  working_dir: v.nullish(v.string(), null),
+  user: v.nullish(v.string(), null),
+  exposed_ports: strings,
+  volumes: strings,
+  labels: v.record(v.string(), v.string()),
+  stop_signal: v.nullish(v.string(), null),
+});
+
+const LayerMetadata = v.object({
+  digest,
+  media_type: v.nullish(v.string(), null),
+  size_bytes: v.nullish(size, null),
+  diff_id: digest,
+});
+
+/** What msb keeps of an image beside its layers (interop §5). The raw documents are absent from 0.4.4's files. */
+const ImageMetadata = v.object({
+  manifest_digest: digest,
+  config_digest: digest,
+  raw_manifest_json: v.optional(v.string()),
+  raw_config_json: v.optional(v.string()),
+  config: ImageConfig,
+  layers: v.array(LayerMetadata),
+});
+
+export type ImageConfig = v.InferOutput<typeof ImageConfig>;
+export type LayerMetadata = v.InferOutput<typeof LayerMetadata>;
+export type ImageMetadata = v.InferOutput<typeof ImageMetadata>;
+
+/**
+ * Parses one metadata document. `size_bytes` are BigInt, so that 2^64-1 is read exactly.
+ * Throws `invalid` with the place and the reason, such as `layers[3].diff_id: must be …`.
+ */
+export function parseMetadata(text: string, source: string): ImageMetadata {
+  return checkMetadata(parseJson(text, source), source);
+}
+
+/** The same for a document that was parsed with `parseJson` already. */
+export function checkMetadata(document: unknown, source: string): ImageMetadata {
+  const result = v.safeParse(ImageMetadata, document);
+  if (result.success) return result.output;
+  const issue = result.issues[0];
+  const got = issue.received.length > 80 ? `${issue.received.slice(0, 80)}…` : issue.received;
+  throw new LarderError("invalid", `${source}: ${writePath(issue.path)}: ${issue.message} (found ${got})`);
+}
+
+function writePath(path: { key?: unknown }[] | undefined): string {
+  if (path === undefined) return "document";
+  return path
+    .map(({ key }, i) => (typeof key === "number" ? `[${key}]` : `${i === 0 ? "" : "."}${String(key)}`))
+    .join("");
+}
+
+interface Source {
+  source?: string;
+}
+
+/** JSON with every `size_bytes` as the integer that was written, or the raw number where it is none. */
+export function parseJson(text: string, source: string): unknown {
+  try {
+    return JSON.parse(text, (key, value, context?: Source) =>
+      key === "size_bytes" && typeof value === "number" && /^-?\d+$/.test(context?.source ?? "")
+        ? BigInt(context!.source!)
+        : value,
+    );
+  } catch (error) {
+    throw new LarderError("invalid", `${source}: not JSON: ${error instanceof Error ? error.message : error}`, error);
+  }
+}
+
+/** Architecture, OS and variant of an image. */
+export interface Platform {
+  architecture: string | null;
+  os: string | null;
+  variant: string | null;
+}
+
+/** The platform that the image's own config states, or undefined where the metadata carries no raw config. */
+export function platformOf(metadata: ImageMetadata): Platform | undefined {
+  if (metadata.raw_config_json === undefined) return undefined;
+  const result = v.safeParse(RawConfig, safeJson(metadata.raw_config_json));
+  return result.success ? result.output : undefined;
+}
+
+const RawConfig = v.object({
+  architecture: v.string(),
+  os: v.string(),
+  variant: v.nullish(v.string(), null),
+});
+
+function safeJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
