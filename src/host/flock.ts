@@ -1,0 +1,110 @@
+import { dlopen, FFIType } from "bun:ffi";
+import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { isErrno, LarderError } from "../error.ts";
+import { adopt, makeFolder } from "./ownership.ts";
+
+const LOCK_SH = 1;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+type Flock = (fd: number, operation: number) => number;
+let flock: Flock | undefined;
+
+// Loaded on first use: a command that only reads takes no lock.
+function loadFlock(): Flock {
+  const names = ["libc.so.6", `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`];
+  for (const name of names) {
+    try {
+      return dlopen(name, { flock: { args: [FFIType.i32, FFIType.i32], returns: FFIType.i32 } }).symbols.flock as Flock;
+    } catch {}
+  }
+  throw new LarderError("failed", `cannot lock files: no C library found (looked for ${names.join(" and ")})`);
+}
+
+function tryFlock(fd: number, operation: number): boolean {
+  flock ??= loadFlock();
+  return flock(fd, operation | LOCK_NB) === 0;
+}
+
+/** A whole-file lock that this process holds until `release`. */
+export class FileLock {
+  private constructor(private readonly fd: number) {}
+
+  /**
+   * Takes the lock at `path` without waiting, creating the file where it is missing; undefined where it is held.
+   * msb unlinks lock files while they are held (interop §3), so what was locked must still be what the path names.
+   */
+  static take(path: string): FileLock | undefined {
+    for (let attempt = 0; attempt < 10; attempt++) {
+      const fd = openLockFile(path);
+      if (!tryFlock(fd, LOCK_EX)) {
+        closeSync(fd);
+        return undefined;
+      }
+      if (isStillAt(fd, path)) return new FileLock(fd);
+      closeSync(fd);
+    }
+    return undefined;
+  }
+
+  /** The same, trying again for up to `ms` milliseconds; throws `busy` after that. */
+  static wait(path: string, ms: number): FileLock {
+    for (const deadline = Date.now() + ms; ; Bun.sleepSync(20)) {
+      const lock = FileLock.take(path);
+      if (lock) return lock;
+      if (Date.now() >= deadline) throw new LarderError("busy", `another process holds the lock "${path}"; try again`);
+    }
+  }
+
+  release(): void {
+    closeSync(this.fd);
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** Whether some process holds the lock at `path` exclusively. A missing file is not locked, and none is created. */
+export function isLocked(path: string): boolean {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return false;
+    // A link where a lock belongs is nobody's lock; what cannot be opened may be anyone's.
+    return !isErrno(error, "ELOOP");
+  }
+  try {
+    // Shared, so that two processes that look do not take each other for the holder.
+    return !tryFlock(fd, LOCK_SH);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function openLockFile(path: string): number {
+  const flags = constants.O_RDWR | constants.O_NOFOLLOW;
+  for (;;) {
+    try {
+      return openSync(path, flags);
+    } catch (error) {
+      if (!isErrno(error, "ENOENT")) throw error;
+    }
+    try {
+      const fd = openSync(path, flags | constants.O_CREAT | constants.O_EXCL, 0o600);
+      adopt(fd, dirname(path));
+      return fd;
+    } catch (error) {
+      if (isErrno(error, "ENOENT")) makeFolder(dirname(path));
+      else if (!isErrno(error, "EEXIST")) throw error;
+    }
+  }
+}
+
+function isStillAt(fd: number, path: string): boolean {
+  const held = fstatSync(fd);
+  const named = statSync(path, { throwIfNoEntry: false });
+  return held.nlink > 0 && named !== undefined && held.ino === named.ino && held.dev === named.dev;
+}
