@@ -1,0 +1,181 @@
+import type { Database } from "bun:sqlite";
+import { canonicalReference, isReference, spellings } from "../oci/reference.ts";
+import { type Row, RowReader } from "./row.ts";
+import { parseTimestamp, type Timestamp, writeTimestamp } from "./timestamp.ts";
+
+//   image_ref ── reference  as typed (interop §4), unique
+//             ── manifest_id ──► manifest
+//             ── created_at   first put on record
+//             ── updated_at   last put on record, which is what "last used" means
+
+/** One image_ref row with its manifest; an untagged manifest has no reference. Sizes in bytes. */
+export interface ImageRow {
+  id: number | null;
+  reference: string | null;
+  manifestId: number | null;
+  digest: string | null;
+  mediaType: string | null;
+  architecture: string | null;
+  os: string | null;
+  variant: string | null;
+  layerCount: number | null;
+  sizeBytes: bigint | null;
+  createdAt: Timestamp | null;
+  updatedAt: Timestamp | null;
+  /** What could not be read, a phrase each. */
+  damage: string[];
+}
+
+const COLUMNS = `
+       r.id AS id,
+       r.reference AS reference,
+       r.created_at AS created_at,
+       r.updated_at AS updated_at,
+       m.id AS manifest_id,
+       m.digest AS digest,
+       m.media_type AS media_type,
+       m.architecture AS architecture,
+       m.os AS os,
+       m.variant AS variant,
+       m.layer_count AS layer_count,
+       m.total_size_bytes AS size_bytes`;
+
+/** Every reference, newest first, undated last, as msb orders them (interop §6). */
+export function listImages(db: Database): ImageRow[] {
+  return db
+    .query<Row, []>(
+      `SELECT${COLUMNS}
+       FROM image_ref AS r
+       LEFT JOIN manifest AS m ON m.id = r.manifest_id
+       ORDER BY r.created_at DESC, r.id`,
+    )
+    .all()
+    .map(parseImage);
+}
+
+/** Every manifest that no reference names, newest first. */
+export function listUntagged(db: Database): ImageRow[] {
+  return db
+    .query<Row, []>(
+      `SELECT NULL AS id,
+              NULL AS reference,
+              m.created_at AS created_at,
+              NULL AS updated_at,
+              m.id AS manifest_id,
+              m.digest AS digest,
+              m.media_type AS media_type,
+              m.architecture AS architecture,
+              m.os AS os,
+              m.variant AS variant,
+              m.layer_count AS layer_count,
+              m.total_size_bytes AS size_bytes
+       FROM manifest AS m
+       WHERE NOT EXISTS (SELECT 1 FROM image_ref AS r WHERE r.manifest_id = m.id)
+       ORDER BY m.created_at DESC, m.id`,
+    )
+    .all()
+    .map(parseImage);
+}
+
+/**
+ * The rows that `text` means: the one typed exactly so, else every spelling of the same canonical reference
+ * (interop §7 #4), else the manifest with that digest. Newest first.
+ */
+export function findImages(db: Database, text: string): ImageRow[] {
+  const exact = selectByReferences(db, [text]);
+  if (exact.length > 0) return exact;
+  if (isReference(text)) {
+    const same = selectByReferences(db, spellings(canonicalReference(text)));
+    if (same.length > 0) return same;
+  }
+  return listUntagged(db).filter((row) => row.digest === text);
+}
+
+function selectByReferences(db: Database, references: string[]): ImageRow[] {
+  return db
+    .query<Row, [string]>(
+      `SELECT${COLUMNS}
+       FROM image_ref AS r
+       LEFT JOIN manifest AS m ON m.id = r.manifest_id
+       WHERE r.reference IN (SELECT value FROM json_each(?))
+       ORDER BY r.created_at DESC, r.id`,
+    )
+    .all(JSON.stringify(references))
+    .map(parseImage);
+}
+
+function parseImage(row: Row): ImageRow {
+  const read = new RowReader(row);
+  const digest = read.text("digest");
+  if (digest === null && row.reference !== null) read.damaged("manifest", "is missing");
+  return {
+    id: read.count("id"),
+    reference: read.text("reference"),
+    manifestId: read.count("manifest_id"),
+    digest,
+    mediaType: read.text("media_type"),
+    architecture: read.text("architecture"),
+    os: read.text("os"),
+    variant: read.text("variant"),
+    layerCount: read.count("layer_count"),
+    sizeBytes: read.integer("size_bytes"),
+    createdAt: timestamp(read, "created_at"),
+    updatedAt: timestamp(read, "updated_at"),
+    damage: read.damage,
+  };
+}
+
+/** A timestamp column; what msb could not read is damage (interop §7 #26). */
+export function timestamp(read: RowReader, column: string): Timestamp | null {
+  const text = read.text(column);
+  if (text === null) return null;
+  return (
+    parseTimestamp(text) ??
+    read.damaged(column, `is not a time that msb can read: ${JSON.stringify(text.slice(0, 40))}`)
+  );
+}
+
+/** The labels of every image that has some, by manifest row; the text is JSON as stored. */
+export function listLabels(db: Database): { manifestId: number; labels: unknown }[] {
+  return db
+    .query<{ manifest_id: bigint; labels: unknown }, []>(
+      `SELECT manifest_id, labels
+       FROM config
+       WHERE labels IS NOT NULL`,
+    )
+    .all()
+    .map(({ manifest_id, labels }) => ({ manifestId: Number(manifest_id), labels }));
+}
+
+/** Points `reference` at a manifest, on record since `now` (milliseconds) or before. */
+export function upsertReference(db: Database, reference: string, manifestId: number, now: number): void {
+  const time = writeTimestamp(now);
+  db.query(
+    `INSERT INTO image_ref (reference, manifest_id, created_at, updated_at)
+     VALUES (?1, ?2, ?3, ?3)
+     ON CONFLICT (reference) DO UPDATE
+     SET manifest_id = excluded.manifest_id,
+         updated_at = excluded.updated_at`,
+  ).run(reference, manifestId, time);
+}
+
+/** Drops image_ref rows by id. */
+export function deleteReferences(db: Database, ids: number[]): void {
+  db.query("DELETE FROM image_ref WHERE id IN (SELECT value FROM json_each(?))").run(JSON.stringify(ids));
+}
+
+/** Every reference on record, as typed. */
+export function listReferences(db: Database): string[] {
+  return db
+    .query<{ reference: unknown }, []>("SELECT reference FROM image_ref")
+    .all()
+    .map(({ reference }) => String(reference));
+}
+
+/** The rows, by id, whose reference has this canonical form. */
+export function idsSpelling(db: Database, canonical: string): number[] {
+  return db
+    .query<{ id: bigint }, [string]>("SELECT id FROM image_ref WHERE reference IN (SELECT value FROM json_each(?))")
+    .all(JSON.stringify(spellings(canonical)))
+    .map(({ id }) => Number(id));
+}

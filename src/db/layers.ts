@@ -1,0 +1,183 @@
+import type { Database } from "bun:sqlite";
+import type { LayerMetadata } from "../oci/metadata.ts";
+import { timestamp } from "./images.ts";
+import { type Row, RowReader } from "./row.ts";
+import { type Timestamp, writeTimestamp } from "./timestamp.ts";
+
+//   layer ── diff_id           unique: the layer's identity
+//         ── blob_digest, media_type, compressed_size_bytes  of whichever image brought it first (interop §7 #10)
+//         ── erofs_size_bytes  of the artifact in the cache
+//         ── created_at, last_used_at
+//   manifest_layer ── manifest_id, position  unique: position 0 is the bottom
+//                  ── layer_id ──► layer
+
+/** A layer as one manifest holds it. Sizes in bytes. */
+export interface LayerRow {
+  diffId: string | null;
+  blobDigest: string | null;
+  mediaType: string | null;
+  compressedSizeBytes: bigint | null;
+  erofsSizeBytes: bigint | null;
+  createdAt: Timestamp | null;
+  lastUsedAt: Timestamp | null;
+  position: number | null;
+  damage: string[];
+}
+
+const MAX_INTEGER = 2n ** 63n - 1n;
+
+/** A size in bytes as a column holds it: what is larger than 2^63-1 is stored as that. */
+export function saturate(bytes: bigint): bigint {
+  return bytes > MAX_INTEGER ? MAX_INTEGER : bytes;
+}
+
+/** A manifest's layers, bottom to top. */
+export function listLayers(db: Database, manifestId: number): LayerRow[] {
+  return db
+    .query<Row, [number]>(
+      `SELECT l.diff_id AS diff_id,
+              l.blob_digest AS blob_digest,
+              l.media_type AS media_type,
+              l.compressed_size_bytes AS compressed_size_bytes,
+              l.erofs_size_bytes AS erofs_size_bytes,
+              l.created_at AS created_at,
+              l.last_used_at AS last_used_at,
+              j.position AS position
+       FROM manifest_layer AS j
+       JOIN layer AS l ON l.id = j.layer_id
+       WHERE j.manifest_id = ?
+       ORDER BY j.position`,
+    )
+    .all(manifestId)
+    .map((row) => {
+      const read = new RowReader(row);
+      return {
+        diffId: read.text("diff_id"),
+        blobDigest: read.text("blob_digest"),
+        mediaType: read.text("media_type"),
+        compressedSizeBytes: read.integer("compressed_size_bytes"),
+        erofsSizeBytes: read.integer("erofs_size_bytes"),
+        createdAt: timestamp(read, "created_at"),
+        lastUsedAt: timestamp(read, "last_used_at"),
+        position: read.count("position"),
+        damage: read.damage,
+      };
+    });
+}
+
+/**
+ * Puts a layer on record, used `now`, and returns its row id. `erofsSize` is the artifact's length in bytes where the
+ * cache has it; a row's other facts are kept, since other images rely on them.
+ */
+export function upsertLayer(db: Database, layer: LayerMetadata, erofsSize: number | undefined, now: number): number {
+  const size = layer.size_bytes;
+  const { id } = db
+    .query<{ id: bigint }, [string, string, string | null, bigint | null, number | null, string]>(
+      `INSERT INTO layer (diff_id, blob_digest, media_type, compressed_size_bytes, erofs_size_bytes, created_at, last_used_at)
+       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
+       ON CONFLICT (diff_id) DO UPDATE
+       SET last_used_at = excluded.last_used_at,
+           erofs_size_bytes = coalesce(excluded.erofs_size_bytes, layer.erofs_size_bytes)
+       RETURNING id`,
+    )
+    .get(
+      layer.diff_id,
+      layer.digest,
+      layer.media_type,
+      size === null ? null : saturate(size),
+      erofsSize ?? null,
+      writeTimestamp(now),
+    )!;
+  return Number(id);
+}
+
+/** Makes a manifest's layers exactly `layerIds`, bottom to top; junction rows that say so already keep their ids. */
+export function setJunctions(db: Database, manifestId: number, layerIds: number[]): void {
+  const stored = db
+    .query<{ layer_id: bigint; position: bigint }, [number]>(
+      `SELECT layer_id, position
+       FROM manifest_layer
+       WHERE manifest_id = ?
+       ORDER BY position`,
+    )
+    .all(manifestId);
+  const same =
+    stored.length === layerIds.length &&
+    stored.every((row, i) => Number(row.position) === i && Number(row.layer_id) === layerIds[i]);
+  if (same) return;
+  db.query("DELETE FROM manifest_layer WHERE manifest_id = ?").run(manifestId);
+  const insert = db.query("INSERT INTO manifest_layer (manifest_id, layer_id, position) VALUES (?, ?, ?)");
+  layerIds.forEach((layerId, position) => {
+    insert.run(manifestId, layerId, position);
+  });
+}
+
+/** A layer row that is to go. */
+export interface DoomedLayer {
+  id: number;
+  diffId: string;
+}
+
+/** The layers that only these manifests have. */
+export function layersOnlyOf(db: Database, manifestIds: number[]): DoomedLayer[] {
+  return db
+    .query<{ id: bigint; diff_id: unknown }, [string]>(
+      `WITH doomed (id) AS (SELECT value FROM json_each(?))
+       SELECT DISTINCT l.id AS id, l.diff_id AS diff_id
+       FROM doomed
+       JOIN manifest_layer AS j ON j.manifest_id = doomed.id
+       JOIN layer AS l ON l.id = j.layer_id
+       WHERE NOT EXISTS (
+         SELECT 1
+         FROM manifest_layer AS other
+         WHERE other.layer_id = l.id
+           AND other.manifest_id NOT IN (SELECT id FROM doomed)
+       )
+       ORDER BY l.id`,
+    )
+    .all(JSON.stringify(manifestIds))
+    .map(parseDoomed);
+}
+
+/** The layers that no manifest has. */
+export function orphanLayers(db: Database): DoomedLayer[] {
+  return db
+    .query<{ id: bigint; diff_id: unknown }, []>(
+      `SELECT l.id AS id, l.diff_id AS diff_id
+       FROM layer AS l
+       WHERE NOT EXISTS (SELECT 1 FROM manifest_layer AS j WHERE j.layer_id = l.id)
+       ORDER BY l.id`,
+    )
+    .all()
+    .map(parseDoomed);
+}
+
+function parseDoomed(row: { id: bigint; diff_id: unknown }): DoomedLayer {
+  return { id: Number(row.id), diffId: String(row.diff_id) };
+}
+
+/** Deletes those of these layer rows that no manifest has, and returns their diff IDs. */
+export function deleteOrphans(db: Database, ids: number[]): string[] {
+  return db
+    .query<{ diff_id: unknown }, [string]>(
+      `DELETE FROM layer
+       WHERE id IN (SELECT value FROM json_each(?))
+         AND NOT EXISTS (SELECT 1 FROM manifest_layer AS j WHERE j.layer_id = layer.id)
+       RETURNING diff_id`,
+    )
+    .all(JSON.stringify(ids))
+    .map(({ diff_id }) => String(diff_id));
+}
+
+/** Whether a layer with this diff ID is on record. */
+export function hasLayer(db: Database, diffId: string): boolean {
+  return db.query("SELECT 1 FROM layer WHERE diff_id = ?").get(diffId) !== null;
+}
+
+/** Every diff ID on record, as stored. */
+export function listDiffIds(db: Database): string[] {
+  return db
+    .query<{ diff_id: unknown }, []>("SELECT diff_id FROM layer")
+    .all()
+    .map(({ diff_id }) => String(diff_id));
+}

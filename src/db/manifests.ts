@@ -1,0 +1,144 @@
+import type { Database } from "bun:sqlite";
+import type { Platform } from "../oci/metadata.ts";
+import { writeTimestamp } from "./timestamp.ts";
+
+//   manifest ── digest            unique
+//            ── config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at
+
+/** What a manifest row says, less its identity. */
+export interface ManifestFields extends Platform {
+  configDigest: string;
+  layerCount: number;
+  totalSizeBytes: bigint;
+}
+
+interface StoredManifest extends Platform {
+  id: bigint;
+  config_digest: string | null;
+  layer_count: bigint | null;
+  total_size_bytes: bigint | null;
+}
+
+/**
+ * Puts a manifest on record and returns its row id. One on record already is updated in place, so its id stays;
+ * `platform` undefined keeps what the row says, or takes `host` for a new row.
+ */
+export function upsertManifest(
+  db: Database,
+  digest: string,
+  fields: Omit<ManifestFields, keyof Platform>,
+  platform: Platform | undefined,
+  host: Platform,
+  now: number,
+): number {
+  const stored = db
+    .query<StoredManifest, [string]>(
+      `SELECT id,
+              config_digest,
+              architecture,
+              os,
+              variant,
+              layer_count,
+              total_size_bytes
+       FROM manifest
+       WHERE digest = ?`,
+    )
+    .get(digest);
+  if (!stored) {
+    const { architecture, os, variant } = platform ?? host;
+    const { id } = db
+      .query<{ id: bigint }, [string, string, string | null, string | null, string | null, number, bigint, string]>(
+        `INSERT INTO manifest (digest, config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         RETURNING id`,
+      )
+      .get(
+        digest,
+        fields.configDigest,
+        architecture,
+        os,
+        variant,
+        fields.layerCount,
+        fields.totalSizeBytes,
+        writeTimestamp(now),
+      )!;
+    return Number(id);
+  }
+  const { architecture, os, variant } = platform ?? stored;
+  const unchanged =
+    stored.config_digest === fields.configDigest &&
+    stored.architecture === architecture &&
+    stored.os === os &&
+    stored.variant === variant &&
+    stored.layer_count === BigInt(fields.layerCount) &&
+    stored.total_size_bytes === fields.totalSizeBytes;
+  if (!unchanged) {
+    db.query(
+      `UPDATE manifest
+       SET config_digest = ?,
+           architecture = ?,
+           os = ?,
+           variant = ?,
+           layer_count = ?,
+           total_size_bytes = ?
+       WHERE id = ?`,
+    ).run(fields.configDigest, architecture, os, variant, fields.layerCount, fields.totalSizeBytes, stored.id);
+  }
+  return Number(stored.id);
+}
+
+/** Whether a manifest with this digest is on record. */
+export function hasManifest(db: Database, digest: string): boolean {
+  return db.query("SELECT 1 FROM manifest WHERE digest = ?").get(digest) !== null;
+}
+
+/** Whether any manifest is on record. */
+export function hasAnyManifest(db: Database): boolean {
+  return db.query("SELECT 1 FROM manifest LIMIT 1").get() !== null;
+}
+
+/** The references that name each of these manifests, by image_ref id. */
+export function referencesOf(
+  db: Database,
+  manifestIds: number[],
+): { id: number; manifestId: number; reference: string }[] {
+  return db
+    .query<{ id: bigint; manifest_id: bigint; reference: unknown }, [string]>(
+      `SELECT id, manifest_id, reference
+       FROM image_ref
+       WHERE manifest_id IN (SELECT value FROM json_each(?))
+       ORDER BY id`,
+    )
+    .all(JSON.stringify(manifestIds))
+    .map((row) => ({ id: Number(row.id), manifestId: Number(row.manifest_id), reference: String(row.reference) }));
+}
+
+/** Deletes manifests with their configs and junctions, children first: a cascade would be slower. */
+export function deleteManifests(db: Database, ids: number[]): void {
+  const list = JSON.stringify(ids);
+  db.query("DELETE FROM config WHERE manifest_id IN (SELECT value FROM json_each(?))").run(list);
+  db.query("DELETE FROM manifest_layer WHERE manifest_id IN (SELECT value FROM json_each(?))").run(list);
+  db.query("DELETE FROM manifest WHERE id IN (SELECT value FROM json_each(?))").run(list);
+}
+
+/** Every manifest digest on record, as stored. */
+export function listManifestDigests(db: Database): string[] {
+  return db
+    .query<{ digest: unknown }, []>("SELECT digest FROM manifest")
+    .all()
+    .map(({ digest }) => String(digest));
+}
+
+/** The manifests, by row id and digest, that no reference names; among `ids` only, where those are given. */
+export function untaggedManifests(db: Database, ids?: number[]): { id: number; digest: string }[] {
+  return db
+    .query<{ id: bigint; digest: unknown }, [string | null]>(
+      `SELECT m.id AS id, m.digest AS digest
+       FROM manifest AS m
+       WHERE NOT EXISTS (SELECT 1 FROM image_ref AS r WHERE r.manifest_id = m.id)
+         AND (?1 IS NULL OR m.id IN (SELECT value FROM json_each(?1)))
+       ORDER BY m.id`,
+    )
+    .all(ids ? JSON.stringify(ids) : null)
+    .map((row) => ({ id: Number(row.id), digest: String(row.digest) }));
+}

@@ -1,0 +1,241 @@
+import { Database } from "bun:sqlite";
+import { closeSync, constants, openSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { isErrno, LarderError } from "../error.ts";
+import { adopt } from "../host/ownership.ts";
+import schema from "./schema.sql" with { type: "text" };
+import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
+
+// The tables and columns that larder reads or writes. They hold through all of msb's 27 migrations (interop §2), so
+// a database is known by them, and never by its version or the text of its schema.
+const SHAPE: Record<string, string[]> = {
+  manifest: [
+    "id",
+    "digest",
+    "media_type",
+    "config_digest",
+    "architecture",
+    "os",
+    "variant",
+    "layer_count",
+    "total_size_bytes",
+    "created_at",
+  ],
+  image_ref: ["id", "reference", "manifest_id", "created_at", "updated_at"],
+  config: [
+    "id",
+    "manifest_id",
+    "digest",
+    "env",
+    "cmd",
+    "entrypoint",
+    "working_dir",
+    "user",
+    "labels",
+    "stop_signal",
+    "created_at",
+  ],
+  layer: [
+    "id",
+    "diff_id",
+    "blob_digest",
+    "media_type",
+    "compressed_size_bytes",
+    "erofs_size_bytes",
+    "created_at",
+    "last_used_at",
+  ],
+  manifest_layer: ["id", "manifest_id", "layer_id", "position"],
+  sandbox: ["id", "name", "config"],
+  sandbox_rootfs: ["sandbox_id", "manifest_id"],
+  snapshot_index: ["name", "digest", "image_manifest_digest"],
+};
+
+const INDEXES = `
+  CREATE INDEX IF NOT EXISTS idx_manifest_layer_layer ON manifest_layer (layer_id);
+  CREATE INDEX IF NOT EXISTS idx_image_ref_manifest ON image_ref (manifest_id);
+  CREATE INDEX IF NOT EXISTS idx_sandbox_rootfs_manifest ON sandbox_rootfs (manifest_id);
+`;
+
+/**
+ * Opens the catalogue for reading: writes nothing, waits for no writer. Undefined where there is no database, or one
+ * without any table. Throws `damaged` for a file that is no catalogue, `failed` where it cannot be opened.
+ */
+export function openForReading(path: string): Database | undefined {
+  if (!isThere(path)) return undefined;
+  return explainSqlite(path, () => {
+    const db = openReadOnly(path);
+    return hasShape(db, path) ? db : undefined;
+  });
+}
+
+/**
+ * Opens the catalogue for writing: WAL, foreign keys on, five seconds of patience, and larder's three indexes.
+ * Undefined where there is no database. Throws `failed` where msb itself would refuse to start, or would wipe it.
+ */
+export function openForWriting(path: string): Database | undefined {
+  if (!isThere(path)) return undefined;
+  return explainSqlite(path, () => {
+    const db = open(path, "readwrite");
+    if (!hasShape(db, path)) return undefined;
+    db.run("PRAGMA journal_mode = WAL");
+    db.run("PRAGMA foreign_keys = ON");
+    refuseUnmigrated(db, path);
+    refuseSelfDowngrade(path);
+    if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
+    return db;
+  });
+}
+
+/**
+ * Creates the catalogue of msb v0.4.4 at `path`, where none is: schema and six migration rows in one transaction.
+ * The caller holds msb's migration lock, and has made the folder.
+ */
+export function createCatalogue(path: string): void {
+  explainSqlite(path, () => {
+    claimFile(path);
+    using db = open(path, "readwrite");
+    if (hasShape(db, path)) return;
+    db.run("PRAGMA journal_mode = WAL");
+    db.transaction(() => db.run(schema)).immediate();
+  });
+}
+
+// Made and handed to the folder's owner before SQLite sees it: its own files beside it take the owner of this one.
+function claimFile(path: string): void {
+  try {
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644);
+    adopt(fd, dirname(path));
+    closeSync(fd);
+  } catch (error) {
+    if (!isErrno(error, "EEXIST")) throw error;
+  }
+}
+
+function isThere(path: string): boolean {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat?.isDirectory()) throw new LarderError("failed", `cannot open the database "${path}": it is a directory`);
+  return stat !== undefined;
+}
+
+const OPTIONS = { strict: true, safeIntegers: true } as const;
+
+function open(path: string, mode: "readonly" | "readwrite"): Database {
+  const db = new Database(path, {
+    ...OPTIONS,
+    ...(mode === "readonly" ? { readonly: true } : { readwrite: true, create: false }),
+  });
+  db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+  return db;
+}
+
+function openReadOnly(path: string): Database {
+  const db = open(path, "readonly");
+  try {
+    db.query("SELECT 1 FROM sqlite_master").get();
+    return db;
+  } catch (error) {
+    db.close();
+    // SQLite reads a WAL database through a -shm file, which it must be able to make. Without one, on a read-only file
+    // system, the main file alone can be read, and is all there is if the WAL is empty.
+    if (!isReadOnlyRefusal(error)) throw error;
+    const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
+    if (wal && wal.size > 0) {
+      throw new LarderError(
+        "failed",
+        `cannot read the database "${path}": its newest changes are in "${path}-wal", and SQLite must be able to write "${path}-shm" to read them (remount the file system writable, or copy the folder "${dirname(path)}" to a writable place and name that home with --home)`,
+        error,
+      );
+    }
+    return openImage(path);
+  }
+}
+
+// A database without a WAL, read into memory. Bytes 18 and 19 of the header say "WAL", which memory cannot have.
+function openImage(path: string): Database {
+  const image = readFileSync(path);
+  image.fill(1, 18, 20);
+  return Database.deserialize(image, { ...OPTIONS, readonly: true });
+}
+
+function isReadOnlyRefusal(error: unknown): boolean {
+  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  return code.startsWith("SQLITE_CANTOPEN") || code.startsWith("SQLITE_READONLY");
+}
+
+/** Whether the database has every table and column; false if it has no table at all; throws `damaged` in between. */
+function hasShape(db: Database, path: string): boolean {
+  const rows = db
+    .query<{ table: string; column: string }, []>(
+      `SELECT m.name AS "table", c.name AS "column"
+       FROM sqlite_master AS m, pragma_table_info(m.name) AS c
+       WHERE m.type = 'table'`,
+    )
+    .all();
+  if (rows.length === 0) return false;
+  const present = new Set(rows.map(({ table, column }) => `${table}.${column}`));
+  for (const [table, columns] of Object.entries(SHAPE)) {
+    const missing = columns.find((column) => !present.has(`${table}.${column}`));
+    if (missing) {
+      throw new LarderError(
+        "damaged",
+        `the database "${path}" is not a catalogue that larder knows: ${table}.${missing} is missing`,
+      );
+    }
+  }
+  return true;
+}
+
+// msb re-migrates such a database from nothing at its next start, and every image is gone (interop §2).
+function refuseUnmigrated(db: Database, path: string): void {
+  const table = db.query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'").get();
+  if (table && db.query("SELECT 1 FROM seaql_migrations LIMIT 1").get()) return;
+  throw new LarderError(
+    "failed",
+    `will not write to the database "${path}": its migration history (table seaql_migrations) is ${table ? "empty" : "missing"}, and the next msb to start will wipe it (restore the history, or the database, from a backup first)`,
+  );
+}
+
+// A downgrade that stopped half-way: msb refuses every command until it is finished (interop §2).
+function refuseSelfDowngrade(path: string): void {
+  const folder = join(dirname(path), "self-downgrade");
+  let operations: string[];
+  try {
+    operations = readdirSync(folder);
+  } catch (error) {
+    if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return;
+    throw error;
+  }
+  for (const operation of operations) {
+    const journal = join(folder, operation, "journal.json");
+    if (phaseOf(journal) !== "complete") {
+      throw new LarderError(
+        "failed",
+        `will not write to the database "${path}": an msb downgrade is not finished ("${journal}"); let msb finish it first`,
+      );
+    }
+  }
+}
+
+function phaseOf(journal: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(journal, "utf8");
+  } catch (error) {
+    // No journal, no downgrade; an unreadable one may be an open one.
+    return isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR") ? "complete" : undefined;
+  }
+  try {
+    return JSON.parse(text)?.phase;
+  } catch {
+    return undefined;
+  }
+}
+
+function countIndexes(db: Database): number {
+  return db
+    .query(
+      "SELECT name FROM sqlite_master WHERE type = 'index' AND name IN ('idx_manifest_layer_layer', 'idx_image_ref_manifest', 'idx_sandbox_rootfs_manifest')",
+    )
+    .all().length;
+}

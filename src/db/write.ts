@@ -1,0 +1,101 @@
+import { type Database, SQLiteError } from "bun:sqlite";
+import { LarderError } from "../error.ts";
+import { parseTimestamp } from "./timestamp.ts";
+
+/** How long SQLite, and larder for msb's lease, wait for a writer before they give up with `busy`. */
+export const BUSY_TIMEOUT_MS = 5000;
+
+class LeaseHeld extends Error {}
+
+/**
+ * Runs `change` inside `BEGIN IMMEDIATE` … `COMMIT`. It must do no file I/O and must not wait: all of msb waits
+ * meanwhile. msb takes its install lease for a moment at every start (interop §2), so that one is waited for.
+ * Throws `busy` when a writer or the lease stays in the way.
+ */
+export function writeTransaction<T>(db: Database, change: () => T): T {
+  const run = db.transaction(() => {
+    if (isLeased(db)) throw new LeaseHeld();
+    const result = change();
+    // An async change would be committed before it had run.
+    if (result instanceof Promise) throw new TypeError("a transaction must not be async");
+    return result;
+  });
+  for (const deadline = Date.now() + BUSY_TIMEOUT_MS; ; Bun.sleepSync(20)) {
+    try {
+      return run.immediate();
+    } catch (error) {
+      if (!(error instanceof LeaseHeld)) throw error;
+      if (Date.now() >= deadline)
+        throw new LarderError("busy", "an msb installation is in progress; try again when it is done");
+    }
+  }
+}
+
+/** Runs `look` on one consistent view of the database, without waiting for writers. */
+export function readTransaction<T>(db: Database, look: () => T): T {
+  return db.transaction(look).deferred();
+}
+
+function isLeased(db: Database): boolean {
+  if (!db.query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'maintenance_lease'").get()) return false;
+  const lease = db
+    .query<{ lease_expires_at: unknown }, []>(
+      "SELECT lease_expires_at FROM maintenance_lease WHERE name = 'install_exclusive'",
+    )
+    .get();
+  if (!lease) return false;
+  const expires = parseTimestamp(String(lease.lease_expires_at));
+  // A lease that cannot be read is taken to be held.
+  return expires === undefined || expires.ms > Date.now();
+}
+
+const SENTENCES: [prefix: string, code: "busy" | "damaged" | "failed", sentence: string][] = [
+  ["SQLITE_BUSY", "busy", "another process is writing to it; try again"],
+  ["SQLITE_LOCKED", "busy", "another process is writing to it; try again"],
+  ["SQLITE_NOTADB", "damaged", "it is not a SQLite database (restore it from a backup, or move it away)"],
+  [
+    "SQLITE_CORRUPT",
+    "damaged",
+    "it is damaged (restore it from a backup; `larder check` names what it can still read)",
+  ],
+  [
+    "SQLITE_FULL",
+    "failed",
+    "no space is left on the device (SQLite needs room for its write-ahead log beside the database)",
+  ],
+  [
+    "SQLITE_IOERR",
+    "failed",
+    "the device reported an input/output error, or no space is left for SQLite's files beside it",
+  ],
+  [
+    "SQLITE_READONLY",
+    "failed",
+    "it, or the folder it lies in, cannot be written (permissions, or a read-only file system)",
+  ],
+  [
+    "SQLITE_CANTOPEN",
+    "failed",
+    "it, or SQLite's files beside it, cannot be opened (permissions, space, or a read-only file system)",
+  ],
+  ["SQLITE_PERM", "failed", "permission denied"],
+  ["SQLITE_NOMEM", "failed", "there is not enough memory"],
+];
+
+/** Runs `work`, and turns SQLite's refusals into sentences about the database at `path`. */
+export function explainSqlite<T>(path: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw asCatalogueError(path, error);
+  }
+}
+
+/** SQLite's refusal as a LarderError that names the database; any other error as it was. */
+export function asCatalogueError(path: string, error: unknown): unknown {
+  if (!(error instanceof SQLiteError)) return error;
+  const code = error.code ?? "";
+  const known = SENTENCES.find(([prefix]) => code.startsWith(prefix));
+  const sentence = known ? known[2] : `${error.message} (${code})`;
+  return new LarderError(known ? known[1] : "failed", `cannot use the database "${path}": ${sentence}`, error);
+}
