@@ -1,0 +1,76 @@
+import type { Digest } from "../oci/digest.ts";
+import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
+import { cacheKey } from "../oci/reference.ts";
+import { measure, namesIn, readHead, readRegular } from "./file.ts";
+import type { CachePaths } from "./paths.ts";
+
+/** The metadata that the cache holds for a reference, or undefined; throws `invalid` for a file msb would ignore. */
+export function readMetadata(cache: CachePaths, reference: string): ImageMetadata | undefined {
+  return readMetadataFile(cache.metadata(cacheKey(reference)).path);
+}
+
+/** The same by path. */
+export function readMetadataFile(path: string): ImageMetadata | undefined {
+  const text = readRegular(path);
+  return text === undefined ? undefined : parseMetadata(text, path);
+}
+
+// msb writes compact JSON with this key first (interop §5), so a file's head tells which image it is about.
+const HEAD = /^\{"manifest_digest":"(sha(?:256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128}))"/;
+
+/** Which manifest a metadata file is about; undefined where the file is gone or says nothing that can be read. */
+export function manifestNamedBy(path: string): Digest | undefined {
+  try {
+    const named = HEAD.exec(readHead(path, 160) ?? "")?.[1] as Digest | undefined;
+    return named ?? readMetadataFile(path)?.manifest_digest;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A metadata file that was written lately, as its content says. */
+export interface YoungMetadata {
+  manifest: Digest;
+  layers: Digest[];
+}
+
+/**
+ * The readable metadata files younger than `grace` (milliseconds). msb writes this file before it writes the rows, so
+ * what one of them names may be about to be put on record.
+ */
+export class YoungMetadataFiles {
+  private seen = -1;
+  private files: YoungMetadata[] = [];
+
+  constructor(
+    private readonly cache: CachePaths,
+    private readonly now: () => number,
+    private readonly grace: number,
+  ) {}
+
+  /** Reads the folder again only if something was renamed into it since, or may have been within the clock's tick. */
+  read(): YoungMetadata[] {
+    const folder = this.cache.folder("manifests");
+    const changed = measure(folder)?.mtimeMs ?? 0;
+    if (changed !== this.seen) {
+      this.files = this.readFolder(folder);
+      this.seen = Date.now() - changed < 100 ? -1 : changed;
+    }
+    return this.files;
+  }
+
+  private readFolder(folder: string): YoungMetadata[] {
+    const young: YoungMetadata[] = [];
+    for (const name of namesIn(folder)) {
+      const file = this.cache.classify("manifests", name);
+      const stat = file.kind === "metadata" ? measure(file.path) : undefined;
+      if (!stat || this.now() - stat.mtimeMs >= this.grace) continue;
+      try {
+        const metadata = readMetadataFile(file.path);
+        if (metadata)
+          young.push({ manifest: metadata.manifest_digest, layers: metadata.layers.map(({ diff_id }) => diff_id) });
+      } catch {}
+    }
+    return young;
+  }
+}

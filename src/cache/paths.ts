@@ -1,0 +1,193 @@
+import { join } from "node:path";
+import { type Digest, isDigest } from "../oci/digest.ts";
+
+//   <cache>/
+//     manifests/K.json             metadata of a reference; K = sha256 of its canonical form
+//     manifests/K.lock             held by a pull from start to end
+//     layers/S(diff).erofs         a layer                            layers/S(diff).erofs.lock
+//     layers/S(blob).tar.gz        a layer as downloaded              tmp/S(blob).download.lock
+//     fsmeta/S(manifest).erofs     an image's merged tree             fsmeta/S(manifest).erofs.lock
+//     vmdk/S(manifest).vmdk        the disk that joins them           (the fsmeta lock)
+//     flat/refs/S(manifest).json   which blob an image's flat root is flat/locks/S(derivation).lock
+//     flat/blobs/S(artifact).raw   a flat root, shared by its refs    (the same)
+//     tmp/…                        staging
+//   S(digest) is the digest with ":" written "_" (interop §3). No other file knows these names.
+
+/** The folders that hold something, in the order in which they are scanned. */
+export const FOLDERS = ["manifests", "vmdk", "fsmeta", "flat/refs", "flat/blobs", "layers", "tmp"] as const;
+/** Where locks lie and nothing else. */
+export const LOCK_FOLDER = "flat/locks";
+
+export type Folder = (typeof FOLDERS)[number];
+
+/** What a file in the cache is. `blob` is a layer as downloaded, `staging` is scratch, `foreign` is not msb's. */
+export type Kind =
+  | "metadata"
+  | "vmdk"
+  | "fsmeta"
+  | "flat_ref"
+  | "flat_blob"
+  | "layer"
+  | "blob"
+  | "staging"
+  | "foreign"
+  | "lock";
+
+/** A file of the cache by its name alone. */
+export interface CacheFile {
+  kind: Kind;
+  path: string;
+  /** The digest in its name: a diff ID for `layer`, the manifest's for `vmdk`, `fsmeta` and `flat_ref`. */
+  digest?: Digest;
+  /** The key in a metadata file's name. */
+  key?: string;
+  /** The canonical reference behind that key, where it is known: the key itself cannot be turned back. */
+  canonical?: string;
+  /** The lock that guards it; undefined where msb has none. */
+  lock?: string;
+}
+
+/** A digest as file names hold it. */
+function stem(digest: Digest): string {
+  return digest.replace(":", "_");
+}
+
+function unstem(text: string): Digest | undefined {
+  const digest = text.replace("_", ":");
+  return isDigest(digest) ? digest : undefined;
+}
+
+/** The files of one cache, by what they belong to. */
+export class CachePaths {
+  constructor(readonly root: string) {}
+
+  folder(folder: Folder | typeof LOCK_FOLDER): string {
+    return join(this.root, folder);
+  }
+
+  /** Whether a path lies in `tmp/`, where nothing outlives the work that made it. */
+  isScratch(path: string): boolean {
+    return path.startsWith(`${this.folder("tmp")}/`);
+  }
+
+  metadata(key: string): CacheFile & { key: string } {
+    return { kind: "metadata", path: join(this.root, "manifests", `${key}.json`), key, lock: this.metadataLock(key) };
+  }
+
+  layer(diffId: Digest): CacheFile & { digest: Digest } {
+    return {
+      kind: "layer",
+      path: join(this.root, "layers", `${stem(diffId)}.erofs`),
+      digest: diffId,
+      lock: this.layerLock(diffId),
+    };
+  }
+
+  fsmeta(manifest: Digest): CacheFile & { digest: Digest } {
+    return {
+      kind: "fsmeta",
+      path: join(this.root, "fsmeta", `${stem(manifest)}.erofs`),
+      digest: manifest,
+      lock: this.fsmetaLock(manifest),
+    };
+  }
+
+  vmdk(manifest: Digest): CacheFile & { digest: Digest } {
+    return {
+      kind: "vmdk",
+      path: join(this.root, "vmdk", `${stem(manifest)}.vmdk`),
+      digest: manifest,
+      lock: this.fsmetaLock(manifest),
+    };
+  }
+
+  /** The flat lock is named by a digest that only the ref's content tells, so it is not part of the file here. */
+  flatRef(manifest: Digest): CacheFile & { digest: Digest } {
+    return { kind: "flat_ref", path: join(this.root, "flat", "refs", `${stem(manifest)}.json`), digest: manifest };
+  }
+
+  flatBlob(artifact: Digest): CacheFile & { digest: Digest } {
+    return { kind: "flat_blob", path: join(this.root, "flat", "blobs", `${stem(artifact)}.raw`), digest: artifact };
+  }
+
+  flatLock(derivation: Digest): string {
+    return join(this.root, "flat", "locks", `${stem(derivation)}.lock`);
+  }
+
+  private metadataLock(key: string): string {
+    return join(this.root, "manifests", `${key}.lock`);
+  }
+
+  private layerLock(diffId: Digest): string {
+    return join(this.root, "layers", `${stem(diffId)}.erofs.lock`);
+  }
+
+  private fsmetaLock(manifest: Digest): string {
+    return join(this.root, "fsmeta", `${stem(manifest)}.erofs.lock`);
+  }
+
+  private downloadLock(blob: Digest): string {
+    return join(this.root, "tmp", `${stem(blob)}.download.lock`);
+  }
+
+  /** What the entry `name` of `folder` is. */
+  classify(folder: Folder, name: string): CacheFile {
+    const path = join(this.root, folder, name);
+    if (name.endsWith(".lock")) return { kind: "lock", path };
+    if (folder === "tmp") return this.classifyStaging(path, name);
+    if (folder === "manifests") return this.classifyMetadata(path, name);
+    return this.classifyArtifact(folder, name) ?? { kind: name.endsWith(".part") ? "staging" : "foreign", path };
+  }
+
+  private classifyMetadata(path: string, name: string): CacheFile {
+    const match = /^([0-9a-f]{64})\.json(\.part)?$/.exec(name);
+    if (!match) return { kind: "foreign", path };
+    const file = this.metadata(match[1]!);
+    return match[2] ? { kind: "staging", path, lock: file.lock! } : file;
+  }
+
+  private classifyArtifact(folder: Folder, name: string): CacheFile | undefined {
+    // An algorithm has no dot and neither has hex: the first dot ends the stem.
+    const dot = name.indexOf(".");
+    const digest = unstem(name.slice(0, Math.max(dot, 0)));
+    if (!digest) return undefined;
+    const ending = `${folder} ${name.slice(dot)}`;
+    if (ending === "layers .erofs") return this.layer(digest);
+    if (ending === "layers .tar.gz")
+      return { kind: "blob", path: join(this.root, folder, name), digest, lock: this.downloadLock(digest) };
+    if (ending === "fsmeta .erofs") return this.fsmeta(digest);
+    if (ending === "vmdk .vmdk") return this.vmdk(digest);
+    if (ending === "flat/refs .json") return this.flatRef(digest);
+    if (ending === "flat/blobs .raw") return this.flatBlob(digest);
+    return undefined;
+  }
+
+  // 0.4.4 wrote some of these with the digest's colon in the name.
+  private classifyStaging(path: string, name: string): CacheFile {
+    const dot = name.indexOf(".");
+    const digest = unstem(name.slice(0, Math.max(dot, 0)));
+    const lock = digest && this.stagingLock(digest, name.slice(dot));
+    return lock ? { kind: "staging", path, lock } : { kind: "staging", path };
+  }
+
+  private stagingLock(digest: Digest, ending: string): string | undefined {
+    if (ending === ".part") return this.downloadLock(digest);
+    if (ending === ".work") return this.fsmetaLock(digest);
+    if (ending === ".flat.work") return this.flatLock(digest);
+    if (ending === ".spool" || ending === ".erofs.part") return this.layerLock(digest);
+    return undefined;
+  }
+}
+
+/** Whether a lock in this folder is held by a running pull, stitch or flattening, and not only by a layer's build. */
+export const WORK_LOCKS: [folder: Folder | typeof LOCK_FOLDER, ending: string][] = [
+  ["manifests", ".lock"],
+  ["tmp", ".download.lock"],
+  ["fsmeta", ".lock"],
+  [LOCK_FOLDER, ".lock"],
+];
+
+/** Whether an entry of `tmp/` is the scratch of a load or a stitch, which hold no lock on the layers they found. */
+export function isWorkScratch(name: string): boolean {
+  return name.startsWith("load-") || name.endsWith(".work");
+}

@@ -1,0 +1,24 @@
+import { join } from "node:path";
+import { isLocked } from "../host/flock.ts";
+import { measure, namesIn } from "./file.ts";
+import { type CachePaths, isWorkScratch, WORK_LOCKS } from "./paths.ts";
+
+/**
+ * The sign of a pull or load that runs now, as the path that shows it; undefined where there is none. Such work may
+ * have found a layer in the cache already, and holds no lock on it (interop §3). `grace` is in milliseconds.
+ */
+export function findRunningWork(cache: CachePaths, now: number, grace: number): string | undefined {
+  for (const [folder, ending] of WORK_LOCKS) {
+    for (const name of namesIn(cache.folder(folder))) {
+      const path = join(cache.folder(folder), name);
+      if (name.endsWith(ending) && isLocked(path)) return path;
+    }
+  }
+  for (const name of namesIn(cache.folder("tmp"))) {
+    if (!isWorkScratch(name)) continue;
+    const path = join(cache.folder("tmp"), name);
+    const stat = measure(path);
+    if (stat && now - stat.mtimeMs < grace) return path;
+  }
+  return undefined;
+}
