@@ -1,0 +1,46 @@
+import type { Database } from "bun:sqlite";
+import { dirname } from "node:path";
+import { CachePaths } from "./cache/paths.ts";
+import { createCatalogue, openForReading, openForWriting } from "./db/open.ts";
+import { BUSY_TIMEOUT_MS } from "./db/write.ts";
+import type { Home } from "./home.ts";
+import { FileLock } from "./host/flock.ts";
+import { makeFolder } from "./host/ownership.ts";
+
+/** An open home: what every operation receives. `now` is in milliseconds since 1970. */
+export interface Larder {
+  home: Home;
+  db: Database;
+  cache: CachePaths;
+  now: () => number;
+}
+
+/** Opens a home to read; undefined where no catalogue is. Nothing is created or changed. */
+export function openToRead(home: Home): Larder | undefined {
+  return wrap(home, openForReading(home.database));
+}
+
+/** Opens a home to change; undefined where no catalogue is. */
+export function openToWrite(home: Home): Larder | undefined {
+  return wrap(home, openForWriting(home.database));
+}
+
+/** Opens a home to change, and makes home and catalogue where they are missing, under msb's migration lock. */
+export function openOrCreate(home: Home): Larder {
+  const there = openToWrite(home);
+  if (there) return there;
+  makeFolder(dirname(home.database));
+  makeFolder(home.cache);
+  using _ = FileLock.wait(`${home.database}.migration.lock`, BUSY_TIMEOUT_MS);
+  createCatalogue(home.database);
+  return openToWrite(home)!;
+}
+
+function wrap(home: Home, db: Database | undefined): Larder | undefined {
+  return db && { home, db, cache: new CachePaths(home.cache), now: Date.now };
+}
+
+/** Closes the catalogue; the last to leave lets SQLite fold the WAL into the database. */
+export function closeLarder(larder: Larder): void {
+  larder.db.close(true);
+}

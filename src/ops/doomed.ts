@@ -1,0 +1,61 @@
+import { isTarget, type Skipped, type Target, target } from "../cache/delete.ts";
+import { flatBlobsInUse, readFlatRef } from "../cache/flat.ts";
+import type { CacheFile, CachePaths } from "../cache/paths.ts";
+import { type Digest, isDigest } from "../oci/digest.ts";
+import { canonicalKey } from "../oci/reference.ts";
+
+/** What leaves the catalogue, and so leaves its files behind. Digests are as stored, and checked before use. */
+export interface Doomed {
+  /** Canonical references that no remaining row spells. */
+  canonicals: string[];
+  manifests: string[];
+  layers: string[];
+}
+
+/** Files to delete, and what must stay with the reason. */
+export interface Targets {
+  targets: Target[];
+  skipped: Skipped[];
+}
+
+/**
+ * The files of what is doomed, in the order in which a crash between two of them does least harm: metadata files
+ * first, since one without its rows makes the catalogue look lost (rule 2a of the README's safety section).
+ */
+export function filesOf(cache: CachePaths, doomed: Doomed): Targets {
+  const manifests = doomed.manifests.filter(isDigest);
+  const files: CacheFile[] = [
+    ...doomed.canonicals.map((canonical) => ({ ...cache.metadata(canonicalKey(canonical)), canonical })),
+    ...manifests.map((digest) => cache.vmdk(digest)),
+    ...manifests.map((digest) => cache.fsmeta(digest)),
+    ...flatFilesOf(cache, manifests),
+    ...doomed.layers.filter(isDigest).map((diffId) => cache.layer(diffId)),
+  ];
+  return measureTargets(files);
+}
+
+/** Measures files; those that are not there fall away. */
+export function measureTargets(files: Iterable<CacheFile>): Targets {
+  const result: Targets = { targets: [], skipped: [] };
+  for (const file of files) {
+    const made = target(file);
+    if (made && isTarget(made)) result.targets.push(made);
+    else if (made) result.skipped.push(made);
+  }
+  return result;
+}
+
+function flatFilesOf(cache: CachePaths, manifests: Digest[]): CacheFile[] {
+  const refs: CacheFile[] = [];
+  const blobs = new Map<Digest, CacheFile>();
+  for (const manifest of manifests) {
+    const file = cache.flatRef(manifest);
+    const ref = readFlatRef(file.path);
+    const lock = ref && cache.flatLock(ref.derivation_digest);
+    refs.push(lock ? { ...file, lock } : file);
+    if (ref && lock) blobs.set(ref.artifact_digest, { ...cache.flatBlob(ref.artifact_digest), lock });
+  }
+  if (blobs.size === 0) return refs;
+  const kept = flatBlobsInUse(cache, new Set(manifests));
+  return [...refs, ...[...blobs].filter(([digest]) => !kept.has(digest)).map(([, file]) => file)];
+}

@@ -1,0 +1,91 @@
+import { measure } from "../cache/file.ts";
+import { readMetadata } from "../cache/metadata.ts";
+import { upsertConfig } from "../db/configs.ts";
+import { upsertReference } from "../db/images.ts";
+import { saturate, setJunctions, upsertLayer } from "../db/layers.ts";
+import { upsertManifest } from "../db/manifests.ts";
+import { writeTransaction } from "../db/write.ts";
+import { LarderError } from "../error.ts";
+import type { Larder } from "../larder.ts";
+import type { Digest } from "../oci/digest.ts";
+import { type ImageMetadata, type Platform, platformOf } from "../oci/metadata.ts";
+import { canonicalReference, parseReference } from "../oci/reference.ts";
+
+/** An image to put on record, already checked. */
+export interface Entry {
+  reference: string;
+  metadata: ImageMetadata;
+}
+
+/** What was put on record. */
+export interface Persisted {
+  reference: string;
+  canonical: string;
+  digest: Digest;
+}
+
+/** The metadata that the cache holds for a reference; throws `not_found`, or `invalid` for what cannot be used. */
+export function metadataFor(larder: Larder, reference: string): ImageMetadata {
+  parseReference(reference);
+  const metadata = readMetadata(larder.cache, reference);
+  if (metadata) return metadata;
+  throw new LarderError(
+    "not_found",
+    `cannot persist ${JSON.stringify(reference)}: the cache "${larder.cache.root}" holds no metadata for it (pull or load it with msb, or give --metadata FILE)`,
+  );
+}
+
+/**
+ * Puts images on record in one transaction: manifest, config, layers, junctions and reference each. One on record
+ * already is updated in place. References are checked before anything is written; throws `invalid`, `busy`.
+ */
+export function persist(larder: Larder, entries: Entry[]): Persisted[] {
+  const persisted = entries.map(({ reference, metadata }) => ({
+    reference,
+    canonical: canonicalReference(reference),
+    digest: metadata.manifest_digest,
+  }));
+  // Measured before the transaction: no file is touched inside it.
+  const sizes = measureArtifacts(larder, entries);
+  const now = larder.now();
+  writeTransaction(larder.db, () => {
+    for (const entry of entries) persistOne(larder, entry, sizes, now);
+  });
+  return persisted;
+}
+
+function persistOne({ db }: Larder, { reference, metadata }: Entry, sizes: Map<Digest, number>, now: number): void {
+  const { layers } = metadata;
+  const fields = {
+    configDigest: metadata.config_digest,
+    layerCount: layers.length,
+    totalSizeBytes: totalSize(metadata),
+  };
+  const manifestId = upsertManifest(db, metadata.manifest_digest, fields, platformOf(metadata), HOST, now);
+  upsertConfig(db, manifestId, metadata.config_digest, metadata.config, now);
+  const layerIds = layers.map((layer) => upsertLayer(db, layer, sizes.get(layer.diff_id), now));
+  setJunctions(db, manifestId, layerIds);
+  upsertReference(db, reference, manifestId, now);
+}
+
+/** The sum of the layers' compressed sizes in bytes, at most 2^63-1; a layer of unknown size counts nothing. */
+export function totalSize(metadata: ImageMetadata): bigint {
+  return saturate(metadata.layers.reduce((sum, layer) => sum + (layer.size_bytes ?? 0n), 0n));
+}
+
+function measureArtifacts({ cache }: Larder, entries: Entry[]): Map<Digest, number> {
+  const sizes = new Map<Digest, number>();
+  const diffIds = new Set(entries.flatMap(({ metadata }) => metadata.layers.map(({ diff_id }) => diff_id)));
+  for (const diffId of diffIds) {
+    const stat = measure(cache.layer(diffId).path);
+    if (stat?.isFile()) sizes.set(diffId, stat.size);
+  }
+  return sizes;
+}
+
+// What msb records for every image; larder only where an image's own config is not at hand.
+const HOST: Platform = {
+  architecture: ({ x64: "amd64", arm64: "arm64" } as Record<string, string>)[process.arch] ?? process.arch,
+  os: "linux",
+  variant: null,
+};

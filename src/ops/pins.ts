@@ -1,0 +1,37 @@
+import { readSnapshots } from "../cache/snapshots.ts";
+import { type Pins, readPins, type SnapshotImage } from "../db/pins.ts";
+import { LarderError } from "../error.ts";
+import type { Larder } from "../larder.ts";
+
+/**
+ * The pins of one operation. Snapshots on disk are read once, before any transaction; the catalogue's pins are read
+ * inside each, and again only if another process committed since.
+ */
+export class PinWatch {
+  private readonly snapshots: SnapshotImage[];
+  private version = -1n;
+  private pins: Pins | undefined;
+
+  constructor(private readonly larder: Larder) {
+    this.snapshots = readSnapshots(larder.home.snapshots);
+  }
+
+  read(): Pins {
+    const { data_version } = this.larder.db.query<{ data_version: bigint }, []>("PRAGMA data_version").get()!;
+    if (this.pins === undefined || data_version !== this.version) {
+      this.pins = readPins(this.larder.db, this.snapshots);
+      this.version = data_version;
+    }
+    return this.pins;
+  }
+
+  /** The same, but throws `damaged` while anything that may pin an image cannot be read. */
+  readAll(): Pins {
+    const pins = this.read();
+    if (pins.unreadable.length === 0) return pins;
+    throw new LarderError(
+      "damaged",
+      `nothing was deleted, because what is in use cannot be told: ${pins.unreadable.join("; ")}`,
+    );
+  }
+}

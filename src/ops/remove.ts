@@ -1,0 +1,206 @@
+import { collectManifests } from "../db/collect.ts";
+import { deleteReferences, findImages, type ImageRow, idsSpelling } from "../db/images.ts";
+import { layersOnlyOf } from "../db/layers.ts";
+import { referencesOf } from "../db/manifests.ts";
+import { namePins, type Pin, type Pins } from "../db/pins.ts";
+import { readTransaction, writeTransaction } from "../db/write.ts";
+import type { Code } from "../error.ts";
+import type { Larder } from "../larder.ts";
+import { isDigest } from "../oci/digest.ts";
+import { canonicalReference, isReference } from "../oci/reference.ts";
+import { filesOf } from "./doomed.ts";
+import { notFound } from "./images.ts";
+import { PinWatch } from "./pins.ts";
+import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
+import { type SweepOptions, sweep } from "./sweep.ts";
+
+export interface RemoveOptions extends SweepOptions {
+  references: string[];
+  /** Drop the last name of an image in use, and keep what the pin needs, untagged. */
+  force: boolean;
+  /** A reference that is not there is no failure. */
+  ignoreMissing: boolean;
+  dryRun: boolean;
+}
+
+/** One reference that stays, and why. */
+export interface Refusal {
+  reference: string;
+  code: Code;
+  message: string;
+}
+
+/** What a removal does, decided from what was read and before anything changes. */
+export interface RemovalPlan {
+  drop: { id: number; reference: string; digest: string | null }[];
+  /** Manifests that go with their last name. */
+  collect: { id: number; digest: string }[];
+  /** Manifests that lose their last name and stay, because something pins them. */
+  untag: { digest: string; pinned_by: Pin[] }[];
+  refused: Refusal[];
+}
+
+export interface RemoveReport extends DiskReport {
+  removed: { reference: string; digest: string | null }[];
+  manifests: string[];
+  layers: string[];
+  untagged: { digest: string; pinned_by: Pin[] }[];
+  refused: Refusal[];
+}
+
+/** Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. */
+export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
+  const { db } = larder;
+  const pins = new PinWatch(larder);
+  const decide = () => {
+    const plan = planRemoval(
+      findAsked(larder, options.references),
+      countNames(larder, options.references),
+      pins.read(),
+      options,
+    );
+    return { plan, canonicals: unspelled(larder, plan) };
+  };
+  if (options.dryRun) {
+    const { plan, canonicals, layers } = readTransaction(db, () => {
+      const decided = decide();
+      const doomed = layersOnlyOf(
+        db,
+        decided.plan.collect.map(({ id }) => id),
+      );
+      return { ...decided, layers: doomed.map(({ diffId }) => diffId).filter(isDigest) };
+    });
+    const { targets, skipped } = filesOf(larder.cache, { canonicals, manifests: digests(plan), layers });
+    return { ...reportPlan(plan, layers), ...reportPlanned(larder, targets, skipped) };
+  }
+  const { plan, canonicals, layers } = writeTransaction(db, () => {
+    const decided = decide();
+    deleteReferences(
+      db,
+      decided.plan.drop.map(({ id }) => id),
+    );
+    return {
+      ...decided,
+      layers: collectManifests(
+        db,
+        decided.plan.collect.map(({ id }) => id),
+      ),
+    };
+  });
+  const { targets, skipped } = filesOf(larder.cache, { canonicals, manifests: digests(plan), layers });
+  return { ...reportPlan(plan, layers), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
+}
+
+/** What was asked for, and the rows that it means. */
+interface Asked {
+  text: string;
+  rows: ImageRow[];
+}
+
+/**
+ * Decides a removal: pure. `names` are the image_ref ids of each manifest that was asked for. Arguments count in
+ * order, so removing every alias of an image in use fails at the last one only.
+ */
+export function planRemoval(
+  asked: Asked[],
+  names: Map<number, Set<number>>,
+  pins: Pins,
+  options: Pick<RemoveOptions, "force" | "ignoreMissing">,
+): RemovalPlan {
+  const plan: RemovalPlan = { drop: [], collect: [], untag: [], refused: [] };
+  for (const { text, rows } of asked) {
+    const refuse = (code: Code, message: string) => plan.refused.push({ reference: text, code, message });
+    const [row] = rows;
+    if (!row) {
+      if (!options.ignoreMissing) refuse("not_found", notFound(text).message);
+    } else if (rows.length > 1) {
+      refuse(
+        "ambiguous",
+        `cannot remove ${quote(text)}: it could be ${rows.map((row) => quote(row.reference ?? "")).join(" or ")} (name one exactly)`,
+      );
+    } else if (!plan.drop.some(({ id }) => id === row.id)) {
+      planRow(plan, text, row, names, pins, options.force, refuse);
+    }
+  }
+  return plan;
+}
+
+function planRow(
+  plan: RemovalPlan,
+  text: string,
+  row: ImageRow,
+  names: Map<number, Set<number>>,
+  pins: Pins,
+  force: boolean,
+  refuse: (code: Code, message: string) => void,
+): void {
+  const { id, reference, manifestId, digest } = row;
+  const rest = new Set(names.get(manifestId ?? -1));
+  if (id !== null) rest.delete(id);
+  if (rest.size === 0 && manifestId !== null && digest !== null) {
+    const pinnedBy = pins.byDigest.get(digest) ?? [];
+    const obstacle = describeObstacle(pinnedBy, pins);
+    // A name can always be dropped; an untagged image has nothing to give up but its data.
+    if (obstacle && !(force && reference !== null)) {
+      const hint = reference === null ? "" : " (--force drops the name and keeps its data)";
+      refuse(obstacle.code, `cannot remove ${quote(text)}: ${obstacle.message}${hint}`);
+      return;
+    }
+    if (obstacle) plan.untag.push({ digest, pinned_by: pinnedBy });
+    else plan.collect.push({ id: manifestId, digest });
+  }
+  if (manifestId !== null) names.set(manifestId, rest);
+  if (id !== null && reference !== null) plan.drop.push({ id, reference, digest });
+}
+
+// What stands between an image that loses its last name and the deletion of its data.
+function describeObstacle(pinnedBy: Pin[], pins: Pins): { code: Code; message: string } | undefined {
+  if (pinnedBy.length > 0) return { code: "in_use", message: `in use by ${namePins(pinnedBy)}` };
+  if (pins.unreadable.length > 0) {
+    return { code: "damaged", message: `what is in use cannot be told: ${pins.unreadable.join("; ")}` };
+  }
+  return undefined;
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text.slice(0, 200));
+}
+
+function findAsked(larder: Larder, references: string[]): Asked[] {
+  return [...new Set(references)].map((text) => ({ text, rows: findImages(larder.db, text) }));
+}
+
+function countNames(larder: Larder, references: string[]): Map<number, Set<number>> {
+  const manifests = references.flatMap((text) =>
+    findImages(larder.db, text).flatMap(({ manifestId }) => manifestId ?? []),
+  );
+  const names = new Map<number, Set<number>>();
+  for (const { id, manifestId } of referencesOf(larder.db, manifests)) {
+    const ids = names.get(manifestId) ?? new Set();
+    names.set(manifestId, ids.add(id));
+  }
+  return names;
+}
+
+// A metadata file goes only when no remaining reference has its canonical form (interop §7 #2).
+function unspelled(larder: Larder, plan: RemovalPlan): string[] {
+  const dropped = new Set(plan.drop.map(({ id }) => id));
+  const canonicals = new Set(
+    plan.drop.filter(({ reference }) => isReference(reference)).map(({ reference }) => canonicalReference(reference)),
+  );
+  return [...canonicals].filter((canonical) => idsSpelling(larder.db, canonical).every((id) => dropped.has(id)));
+}
+
+function digests(plan: RemovalPlan): string[] {
+  return plan.collect.map(({ digest }) => digest);
+}
+
+function reportPlan(plan: RemovalPlan, layers: string[]) {
+  return {
+    removed: plan.drop.map(({ reference, digest }) => ({ reference, digest })),
+    manifests: digests(plan),
+    layers,
+    untagged: plan.untag,
+    refused: plan.refused,
+  };
+}

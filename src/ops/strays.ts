@@ -1,0 +1,78 @@
+import type { Skipped, Target } from "../cache/delete.ts";
+import { measure } from "../cache/file.ts";
+import { readFlatRef } from "../cache/flat.ts";
+import { manifestNamedBy } from "../cache/metadata.ts";
+import type { CacheFile } from "../cache/paths.ts";
+import { scanCache } from "../cache/scan.ts";
+import { listReferences } from "../db/images.ts";
+import { listDiffIds } from "../db/layers.ts";
+import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
+import type { Larder } from "../larder.ts";
+import { cacheKey, isReference } from "../oci/reference.ts";
+import { measureTargets } from "./doomed.ts";
+
+/** Files that no row accounts for: old enough to go, or too young yet. */
+export interface Strays {
+  targets: Target[];
+  skipped: Skipped[];
+}
+
+/** Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. */
+export function findStrays(larder: Larder, grace: number): Strays {
+  const { targets, skipped } = measureTargets(withLocks(larder, unaccounted(larder)));
+  const now = larder.now();
+  const old = targets.filter(({ mtimeMs }) => now - mtimeMs >= grace);
+  const young = targets.filter(({ mtimeMs }) => now - mtimeMs < grace);
+  return {
+    targets: old,
+    skipped: [
+      ...skipped,
+      ...young.map(({ kind, path }) => ({ kind, path, reason: "it is younger than the grace period" })),
+    ],
+  };
+}
+
+function* unaccounted(larder: Larder): Generator<CacheFile> {
+  const { db } = larder;
+  const keys = new Set(listReferences(db).flatMap((reference) => (isReference(reference) ? cacheKey(reference) : [])));
+  const manifests = new Set(listManifestDigests(db));
+  const diffIds = new Set(listDiffIds(db));
+  const blobs = new Set<string>();
+  for (const file of scanCache(larder.cache)) {
+    if (file.kind === "metadata" && keys.has(file.key!)) continue;
+    if (file.kind === "layer" && diffIds.has(file.digest!)) continue;
+    if ((file.kind === "vmdk" || file.kind === "fsmeta") && manifests.has(file.digest!)) continue;
+    if (file.kind === "flat_ref" && manifests.has(file.digest!)) {
+      // Refs are scanned before blobs, so every blob that a recorded image needs is known by then.
+      const ref = readFlatRef(file.path);
+      if (ref) blobs.add(ref.artifact_digest);
+      continue;
+    }
+    if (file.kind === "flat_blob" && blobs.has(file.digest!)) continue;
+    yield file;
+  }
+}
+
+function* withLocks({ cache }: Larder, files: Iterable<CacheFile>): Generator<CacheFile> {
+  for (const file of files) {
+    const ref = file.kind === "flat_ref" ? readFlatRef(file.path) : undefined;
+    yield ref ? { ...file, lock: cache.flatLock(ref.derivation_digest) } : file;
+  }
+}
+
+/**
+ * Why the catalogue does not account for the cache, or undefined: it holds no manifest at all, or a readable metadata
+ * file older than `grace` names a manifest without a row. The database is then lost, fresh or old, or the cache is
+ * another home's too, and files without rows may be somebody's images.
+ */
+export function findUnrecorded(larder: Larder, grace: number): string | undefined {
+  if (!hasAnyManifest(larder.db)) return "it has no image on record";
+  for (const file of scanCache(larder.cache, ["manifests"])) {
+    if (file.kind !== "metadata") continue;
+    const digest = manifestNamedBy(file.path);
+    if (!digest || hasManifest(larder.db, digest)) continue;
+    const stat = measure(file.path);
+    if (stat && larder.now() - stat.mtimeMs >= grace) return `"${file.path}" names ${digest}, which is not on record`;
+  }
+  return undefined;
+}

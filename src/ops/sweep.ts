@@ -1,0 +1,114 @@
+import { type DeleteReport, deleteGuarded, type Target } from "../cache/delete.ts";
+import { flatBlobsInUse } from "../cache/flat.ts";
+import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
+import type { CacheFile } from "../cache/paths.ts";
+import { idsSpelling, listReferences } from "../db/images.ts";
+import { hasLayer } from "../db/layers.ts";
+import { hasManifest } from "../db/manifests.ts";
+import { openForWriting } from "../db/open.ts";
+import { writeTransaction } from "../db/write.ts";
+import type { Larder } from "../larder.ts";
+import type { Digest } from "../oci/digest.ts";
+import { cacheKey, isReference } from "../oci/reference.ts";
+
+/** How a sweep treats time and interruption. */
+export interface SweepOptions {
+  /** Milliseconds; what is younger may belong to work that is under way. */
+  grace: number;
+  stopped?: () => boolean;
+}
+
+/** Default grace, in milliseconds. */
+export const DEFAULT_GRACE_MS = 10 * 60 * 1000;
+
+/** Deletes files under the guards of `deleteGuarded`, asking the catalogue on a connection of its own. */
+export async function sweep(larder: Larder, targets: Target[], options: SweepOptions): Promise<DeleteReport> {
+  if (targets.length === 0) return { deleted: [], skipped: [], failed: [] };
+  using db = openForWriting(larder.home.database);
+  if (!db)
+    return {
+      deleted: [],
+      skipped: targets.map(({ kind, path }) => ({ kind, path, reason: "the catalogue is gone" })),
+      failed: [],
+    };
+  const wants = new Wants({ ...larder, db }, options.grace);
+  return deleteGuarded(targets, {
+    cache: larder.cache,
+    now: larder.now,
+    grace: options.grace,
+    exclusively: (work) =>
+      writeTransaction(db, () => {
+        wants.begin();
+        work();
+      }),
+    wanted: (file) => wants.reason(file),
+    ...(options.stopped && { stopped: options.stopped }),
+  });
+}
+
+/**
+ * Answers whether a row, or a metadata file that is about to become one, wants a file. What it gathers holds for one
+ * transaction only: `begin` starts the next.
+ */
+class Wants {
+  private readonly young: YoungMetadataFiles;
+  private readonly keys = new Map<string, string | undefined>();
+  private named: Set<string | undefined> | undefined;
+  private blobs: Set<Digest> | undefined;
+  private unrecorded: YoungMetadata[] | undefined;
+
+  constructor(
+    private readonly larder: Larder,
+    grace: number,
+  ) {
+    this.young = new YoungMetadataFiles(larder.cache, larder.now, grace);
+  }
+
+  begin(): void {
+    this.named = undefined;
+    this.blobs = undefined;
+    this.unrecorded = undefined;
+  }
+
+  /** Asked in sweep order: metadata files before what they speak for, flat refs before blobs. */
+  reason({ kind, digest, key, canonical }: CacheFile): string | undefined {
+    if (kind === "metadata") return this.isNamed(key!, canonical) ? "a reference needs it" : undefined;
+    if (kind === "flat_blob") return this.flatBlobs().has(digest!) ? "a flat ref needs it" : undefined;
+    if (kind === "layer") return this.wantsLayer(digest!);
+    if (kind === "fsmeta" || kind === "vmdk" || kind === "flat_ref") return this.wantsManifest(digest!);
+    return undefined;
+  }
+
+  private wantsLayer(diffId: Digest): string | undefined {
+    if (hasLayer(this.larder.db, diffId)) return "a row needs it";
+    return this.soon().some(({ layers }) => layers.includes(diffId)) ? SOON : undefined;
+  }
+
+  private wantsManifest(digest: Digest): string | undefined {
+    if (hasManifest(this.larder.db, digest)) return "a row needs it";
+    return this.soon().some(({ manifest }) => manifest === digest) ? SOON : undefined;
+  }
+
+  private soon(): YoungMetadata[] {
+    this.unrecorded ??= this.young.read().filter(({ manifest }) => !hasManifest(this.larder.db, manifest));
+    return this.unrecorded;
+  }
+
+  private flatBlobs(): Set<Digest> {
+    this.blobs ??= flatBlobsInUse(this.larder.cache);
+    return this.blobs;
+  }
+
+  private isNamed(key: string, canonical: string | undefined): boolean {
+    if (canonical !== undefined) return idsSpelling(this.larder.db, canonical).length > 0;
+    this.named ??= new Set(listReferences(this.larder.db).map((reference) => this.keyOf(reference)));
+    return this.named.has(key);
+  }
+
+  private keyOf(reference: string): string | undefined {
+    if (!this.keys.has(reference)) this.keys.set(reference, isReference(reference) ? cacheKey(reference) : undefined);
+    return this.keys.get(reference);
+  }
+}
+
+const SOON = "a metadata file written just now needs it";
