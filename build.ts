@@ -1,0 +1,25 @@
+import { fileURLToPath } from "node:url";
+
+/** Where the executable is put. */
+export const EXECUTABLE = fileURLToPath(new URL("dist/larder", import.meta.url));
+
+/**
+ * Compiles larder to one executable. The autoloads are shut: a root tool must not read, still less run, what lies in
+ * the folder it happens to be started in.
+ */
+export async function build(): Promise<void> {
+  await Bun.build({
+    entrypoints: [fileURLToPath(new URL("src/main.ts", import.meta.url))],
+    minify: true,
+    bytecode: true,
+    compile: {
+      outfile: EXECUTABLE,
+      autoloadBunfig: false,
+      autoloadDotenv: false,
+      autoloadTsconfig: false,
+      autoloadPackageJson: false,
+    },
+  });
+}
+
+if (import.meta.main) await build();

@@ -1,0 +1,99 @@
+import { asCatalogueError } from "../db/write.ts";
+import { asLarderError, exitCode, LarderError } from "../error.ts";
+import { type Home, resolveHome } from "../home.ts";
+import { closeLarder, type Larder } from "../larder.ts";
+import type { Flags, Values } from "./arguments.ts";
+
+/** The flags of every command. */
+export const GLOBAL_FLAGS = {
+  home: { type: "string", valueHint: "DIR", description: "the home to act on; else MSB_HOME, else ~/.microsandbox" },
+  format: {
+    type: "enum",
+    options: ["table", "json", "jsonl"],
+    description: "how to print: a table for people, one JSON document, or a JSON line an item",
+  },
+  help: { type: "boolean", alias: "h", description: "show this help" },
+} as const satisfies Flags;
+
+export type Format = "table" | "json" | "jsonl";
+
+/** What a command is given to run with. */
+export interface Call<F extends Flags> {
+  flags: Values<F>;
+  operands: string[];
+  format: Format;
+  home(): Home;
+}
+
+/** A command as a declaration. `run` returns the exit code, 0 if nothing. */
+export interface Command<F extends Flags = Flags> {
+  name: string;
+  aliases?: string[];
+  /** One line, for the list of commands. */
+  summary: string;
+  /** What a reader of its help must know beyond its flags. */
+  details?: string;
+  flags: F;
+  /** How many operands it takes. */
+  operands: { least: number; most: number };
+  examples: string[];
+  /** Exit codes beyond 0, 1, 2 and 75, each with what it means here. */
+  exits?: [code: number, meaning: string][];
+  run(call: Call<F>): Promise<number | undefined>;
+}
+
+/** Declares a command; the flags' types reach `run` through here. */
+export function defineCommand<const F extends Flags>(command: Command<F>): Command {
+  return command as unknown as Command;
+}
+
+/** Makes the call of a parsed command; the home is looked for only when it is asked for. */
+export function makeCall(command: Command, values: Values<typeof GLOBAL_FLAGS>, operands: string[]): Call<Flags> {
+  checkOperands(command, operands);
+  return {
+    flags: values as unknown as Values<Flags>,
+    operands,
+    format: (values.format as Format | undefined) ?? "table",
+    home: () => resolveHome(values.home, process.env),
+  };
+}
+
+function checkOperands({ name, operands: { least, most } }: Command, operands: string[]): void {
+  if (operands.length > most)
+    throw new LarderError(
+      "usage",
+      `${name} takes ${most === 0 ? "no argument" : `at most ${most}`}, and ${JSON.stringify(operands[most])} is one too many`,
+    );
+  if (operands.length < least)
+    throw new LarderError("usage", `${name} needs ${least === 1 ? "a reference" : `${least} arguments`}`);
+}
+
+/** Runs `work` on an open home, turns SQLite's refusals into sentences, and closes the home whatever happens. */
+export async function withLarder<T>(larder: Larder, work: (larder: Larder) => T | Promise<T>): Promise<T> {
+  try {
+    return await work(larder);
+  } catch (error) {
+    throw asCatalogueError(larder.home.database, error);
+  } finally {
+    closeLarder(larder);
+  }
+}
+
+/** The exit code of several attempts: that of the first failure, else 0. */
+export function firstFailure(errors: { code: LarderError["code"] }[]): number {
+  return errors.length === 0 ? 0 : exitCode(errors[0]!.code);
+}
+
+/** Tries `attempt` on each item; failures are collected in order, and do not stop the rest. */
+export function tryEach<I, O>(items: I[], attempt: (item: I) => O): { done: O[]; failed: LarderError[] } {
+  const done: O[] = [];
+  const failed: LarderError[] = [];
+  for (const item of items) {
+    try {
+      done.push(attempt(item));
+    } catch (error) {
+      failed.push(asLarderError(error));
+    }
+  }
+  return { done, failed };
+}

@@ -1,0 +1,83 @@
+import { CachePaths } from "../cache/paths.ts";
+import { scanCache } from "../cache/scan.ts";
+import { LarderError } from "../error.ts";
+import { openToRead, openToWrite } from "../larder.ts";
+import { type GcReport, gc } from "../ops/gc.ts";
+import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
+import { printable, renderTable } from "../output/table.ts";
+import { formatSize, parseDuration } from "../output/units.ts";
+import { defineCommand, withLarder } from "./command.ts";
+import { sayDisk } from "./disk.ts";
+import { complain, emit, say } from "./terminal.ts";
+
+export default defineCommand({
+  name: "gc",
+  summary: "Collect orphan layers, untagged images and stray files",
+  details:
+    "An image in use is never touched. A file that no row accounts for goes once it is older than the grace period,\nand only while no pull or load runs. Where the catalogue does not account for the cache (a lost database, a cache\nshared by two homes) only tmp/ is swept.",
+  flags: {
+    "layers-only": { type: "boolean", description: "orphan layers alone" },
+    grace: { type: "string", valueHint: "DURATION", description: "how old a stray file must be (default 10m)" },
+    "sweep-unrecorded": { type: "boolean", description: "sweep files of images that are not on record, too" },
+    "dry-run": { type: "boolean", alias: "n", description: "show what would go, and change nothing" },
+  },
+  operands: { least: 0, most: 0 },
+  examples: ["larder gc", "larder gc --dry-run", "larder gc --format json | jq .bytes_reclaimed"],
+  exits: [[5, "the catalogue does not account for its cache, or what is in use cannot be told"]],
+  async run({ flags, format, home }) {
+    const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
+    const where = home();
+    const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
+    if (!larder) {
+      for (const { path } of scanCache(new CachePaths(where.cache))) {
+        throw new LarderError(
+          "unaccounted",
+          `nothing was swept: there is no catalogue at "${where.database}" to account for "${path}"`,
+        );
+      }
+      say(`Nothing to collect (there is no catalogue at "${where.database}")`);
+      return 0;
+    }
+    const report = await withLarder(larder, (larder) =>
+      gc(larder, {
+        layersOnly: flags["layers-only"],
+        sweepUnrecorded: flags["sweep-unrecorded"],
+        dryRun: flags["dry-run"],
+        grace,
+      }),
+    );
+    await emit(format, report, () => renderReport(report));
+    return sayOutcome(report);
+  },
+});
+
+function sayOutcome(report: GcReport): number {
+  for (const row of report.unsafe) say(`left ${printable(row)}: it is no digest`);
+  sayDisk(report);
+  if (report.unaccounted !== null) {
+    complain(
+      `the catalogue does not account for its cache: ${report.unaccounted}. Only tmp/ was swept (put the image on record with "larder persist", or sweep all the same with --sweep-unrecorded)`,
+    );
+    return 5;
+  }
+  return report.failed.length > 0 ? 1 : 0;
+}
+
+function renderReport(report: GcReport): string {
+  const kinds = new Map<string, { files: number; bytes: number }>();
+  for (const { kind, bytes } of report.files) {
+    const total = kinds.get(kind) ?? { files: 0, bytes: 0 };
+    kinds.set(kind, { files: total.files + 1, bytes: total.bytes + bytes });
+  }
+  const rows = [
+    ["untagged images", String(report.manifests.length), ""],
+    ["layer rows", String(report.layers.length), ""],
+    ...[...kinds].map(([kind, { files, bytes }]) => [
+      `${kind.replace("_", " ")} files`,
+      String(files),
+      formatSize(bytes),
+    ]),
+    [report.dry_run ? "would reclaim" : "reclaimed", String(report.files.length), formatSize(report.bytes_reclaimed)],
+  ];
+  return renderTable([{ title: "WHAT" }, { title: "COUNT", align: "right" }, { title: "SIZE", align: "right" }], rows);
+}

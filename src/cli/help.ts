@@ -1,0 +1,73 @@
+import { type ArgsDef, renderUsage } from "citty";
+import { type Command, GLOBAL_FLAGS } from "./command.ts";
+import { NAME, VERSION } from "./version.ts";
+
+const EXITS: [code: number, meaning: string][] = [
+  [0, "done, or nothing to do"],
+  [1, "failure"],
+  [2, "usage: unknown command or flag"],
+  [75, "busy: try again"],
+];
+
+/** The help of one command: its usage as citty renders it, then what to know, examples and exit codes. */
+export async function helpOf(command: Command): Promise<string> {
+  const usage = await renderUsage(
+    {
+      meta: { name: command.name, description: command.summary },
+      args: { ...command.flags, ...GLOBAL_FLAGS } as ArgsDef,
+    },
+    { meta: { name: NAME, version: VERSION } },
+  );
+  return sections([
+    usage,
+    command.details,
+    `EXAMPLES\n\n${command.examples.map((line) => `  ${line}`).join("\n")}`,
+    `EXIT CODES\n\n${exits([...EXITS, ...(command.exits ?? [])])}`,
+  ]);
+}
+
+/** The help of larder itself. */
+export async function helpOfRoot(commands: Command[]): Promise<string> {
+  const usage = await renderUsage({
+    meta: {
+      name: NAME,
+      version: VERSION,
+      description: "Keeps the image store of a microsandbox host: its catalogue of OCI images and its cache of layers.",
+    },
+    args: { ...GLOBAL_FLAGS, version: { type: "boolean", description: "print name and version" } } as ArgsDef,
+    subCommands: Object.fromEntries(
+      commands.map(({ name, aliases = [], summary }) => [
+        name,
+        { meta: { name, alias: aliases, description: summary } },
+      ]),
+    ),
+  });
+  return sections([
+    usage,
+    "Data goes to standard output, everything else to standard error. Nothing ever asks a question.",
+    `EXIT CODES\n\n${exits([
+      ...EXITS,
+      [3, "not found"],
+      [4, "in use"],
+      [5, "damage found, or a catalogue that does not account for its cache"],
+      [6, "target not reachable"],
+    ])}`,
+  ]);
+}
+
+function exits(codes: [code: number, meaning: string][]): string {
+  return codes
+    .sort(([a], [b]) => a - b)
+    .map(([code, meaning]) => `  ${String(code).padStart(3)}  ${meaning}`)
+    .join("\n");
+}
+
+// citty colours regardless of what it writes to; help is plain text.
+function sections(parts: (string | undefined)[]): string {
+  return `${Bun.stripANSI(
+    parts
+      .filter((part) => part !== undefined)
+      .map((part) => part.trimEnd())
+      .join("\n\n"),
+  )}\n`;
+}

@@ -1,0 +1,112 @@
+import { LarderError } from "../error.ts";
+import { openToRead } from "../larder.ts";
+import { shortDigest } from "../oci/digest.ts";
+import { type Filter, type Handle, list } from "../ops/images.ts";
+import { printable, renderTable } from "../output/table.ts";
+import { formatAge, formatSize, parseDuration } from "../output/units.ts";
+import { defineCommand, withLarder } from "./command.ts";
+import { emitList, print, say, tableWidth } from "./terminal.ts";
+
+export default defineCommand({
+  name: "list",
+  aliases: ["ls"],
+  summary: "List images, newest first",
+  details: [
+    "Filters, KEY=VALUE, repeatable; several of one key are alternatives, different keys must all hold:",
+    "  reference=GLOB        as typed or canonical; * matches any characters, / too",
+    "  label=KEY[=VALUE]     a label of the image's config",
+    "  pinned=true|false     needed by a sandbox or a snapshot",
+    "  untagged=true         manifests that no reference names",
+    "  until=AGE             put on record longer ago than 90s, 15m, 12h or 14d",
+    "  digest=PREFIX         of the manifest, with or without sha256:",
+  ].join("\n"),
+  flags: {
+    all: { type: "boolean", alias: "a", description: "show untagged manifests too" },
+    quiet: { type: "boolean", alias: "q", description: "print references only" },
+    filter: { type: "string", valueHint: "KEY=VALUE", multiple: true, description: "show only what matches" },
+  },
+  operands: { least: 0, most: 0 },
+  examples: [
+    "larder list",
+    "larder ls -q --filter reference='ghcr.io/acme/*'",
+    "larder list --format json --filter pinned=false --filter until=14d",
+  ],
+  async run({ flags, format, home }) {
+    const filter = parseFilters(flags.filter);
+    const { database, ...rest } = home();
+    const larder = openToRead({ database, ...rest });
+    const handles = larder ? await withLarder(larder, (larder) => list(larder, filter, flags.all)) : [];
+    if (flags.quiet && format === "table")
+      await print(
+        handles
+          .map(nameOf)
+          .map((name) => `${name}\n`)
+          .join(""),
+      );
+    else await emitList(format, handles, () => renderList(handles));
+    if (!larder) say(`No images (there is no catalogue at "${database}")`);
+    else if (handles.length === 0 && format === "table" && !flags.quiet) say("No images");
+    return 0;
+  },
+});
+
+function nameOf(handle: Handle): string {
+  return printable(handle.reference ?? handle.digest ?? "");
+}
+
+function renderList(handles: Handle[]): string {
+  if (handles.length === 0) return "";
+  const now = Date.now();
+  const pins = handles.some(({ pinned_by }) => pinned_by.length > 0);
+  const columns = [
+    { title: "REFERENCE", shrinks: true },
+    { title: "DIGEST" },
+    { title: "SIZE", align: "right" as const },
+    { title: "CREATED" },
+  ];
+  const rows = handles.map((handle) => [
+    `${handle.reference ?? "(untagged)"}${handle.damage.length > 0 ? " (damaged)" : ""}`,
+    handle.digest === null ? "-" : shortDigest(handle.digest),
+    handle.size_bytes === null ? "-" : formatSize(handle.size_bytes),
+    handle.created_at === null ? "-" : formatAge(now - Date.parse(handle.created_at)),
+    ...(pins ? [handle.pinned_by.map(({ name }) => name).join(",")] : []),
+  ]);
+  return renderTable(pins ? [...columns, { title: "IN USE BY" }] : columns, rows, tableWidth());
+}
+
+/** Parses `--filter` values; throws `usage`. */
+export function parseFilters(texts: string[]): Filter {
+  const filter: Filter = {};
+  for (const text of texts) {
+    const equals = text.indexOf("=");
+    const key = equals < 0 ? text : text.slice(0, equals);
+    const value = equals < 0 ? "" : text.slice(equals + 1);
+    if (value === "") throw new LarderError("usage", `--filter ${JSON.stringify(text)} is not KEY=VALUE`);
+    addFilter(filter, key, value);
+  }
+  return filter;
+}
+
+function addFilter(filter: Filter, key: string, value: string): void {
+  if (key === "reference") filter.reference = [...(filter.reference ?? []), value];
+  else if (key === "digest") filter.digest = [...(filter.digest ?? []), value];
+  else if (key === "label") filter.labels = [...(filter.labels ?? []), parseLabel(value)];
+  else if (key === "until") filter.until = parseDuration(value);
+  else if (key === "pinned") filter.pinned = parseBoolean(key, value);
+  else if (key === "untagged") filter.untagged = parseBoolean(key, value);
+  else
+    throw new LarderError(
+      "usage",
+      `unknown filter ${JSON.stringify(key)} (known: reference, label, pinned, untagged, until, digest)`,
+    );
+}
+
+function parseLabel(text: string): { key: string; value?: string } {
+  const equals = text.indexOf("=");
+  return equals < 0 ? { key: text } : { key: text.slice(0, equals), value: text.slice(equals + 1) };
+}
+
+function parseBoolean(key: string, text: string): boolean {
+  if (text === "true" || text === "false") return text === "true";
+  throw new LarderError("usage", `--filter ${key}=${text}: must be true or false`);
+}

@@ -1,0 +1,134 @@
+import { asLarderError, LarderError } from "../error.ts";
+import { type Larder, openOrCreate } from "../larder.ts";
+import { checkMetadata, type ImageMetadata, parseJson, parseMetadata } from "../oci/metadata.ts";
+import { parseReference } from "../oci/reference.ts";
+import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
+import { printable } from "../output/table.ts";
+import { defineCommand, firstFailure, tryEach, withLarder } from "./command.ts";
+import { complain, emitList, say, showsProgress } from "./terminal.ts";
+
+// Images a transaction: long enough to be fast, short enough that msb does not wait.
+const BATCH = 200;
+
+export default defineCommand({
+  name: "persist",
+  summary: "Put images on record",
+  details:
+    'Metadata comes from the cache\'s own file for the reference, as a pull or load by msb leaves it, from --metadata, or\nfrom --batch: one {"reference", "metadata"} object a line. An image on record already is updated in place. A home\nwithout a catalogue gets one, which msb can use.',
+  flags: {
+    "reference...": { type: "positional", required: false, description: "the references to put on record" },
+    metadata: {
+      type: "string",
+      valueHint: "FILE",
+      description: "metadata for all the references; - for standard input",
+    },
+    batch: { type: "string", valueHint: "FILE", description: "JSON lines to put on record; - for standard input" },
+  },
+  operands: { least: 0, most: Number.POSITIVE_INFINITY },
+  examples: [
+    "larder persist python:3.12",
+    "larder persist --metadata python.json python:3.12 python:latest",
+    "generate-catalogue | larder persist --batch -",
+  ],
+  exits: [[3, "the cache holds no metadata for the reference"]],
+  async run({ flags, operands, format, home }) {
+    if ((flags.batch === undefined) === (operands.length === 0)) {
+      throw new LarderError("usage", "persist needs either references or --batch FILE");
+    }
+    if (flags.batch !== undefined && flags.metadata !== undefined)
+      throw new LarderError("usage", "--batch and --metadata exclude each other");
+    for (const reference of operands) parseReference(reference);
+    const shared = flags.metadata === undefined ? undefined : await readShared(flags.metadata);
+    const where = home();
+    return withLarder(openOrCreate(where), async (larder) => {
+      const { done, failed } =
+        flags.batch === undefined ? persistNamed(larder, operands, shared) : await persistBatch(larder, flags.batch);
+      await emitList(format, done, () =>
+        done.map(({ reference, digest }) => `persisted  ${printable(reference)}  ${digest}\n`).join(""),
+      );
+      for (const { message } of failed) complain(message);
+      return firstFailure(failed);
+    });
+  },
+});
+
+interface Outcome {
+  done: Persisted[];
+  failed: LarderError[];
+}
+
+function persistNamed(larder: Larder, references: string[], shared: ImageMetadata | undefined): Outcome {
+  const found = tryEach(
+    references,
+    (reference): Entry => ({ reference, metadata: shared ?? metadataFor(larder, reference) }),
+  );
+  return { done: found.done.length > 0 ? persist(larder, found.done) : [], failed: found.failed };
+}
+
+/** Persists JSON lines, a transaction per few hundred; a bad line is named by its number and skipped. */
+async function persistBatch(larder: Larder, path: string): Promise<Outcome> {
+  const outcome: Outcome = { done: [], failed: [] };
+  let entries: Entry[] = [];
+  const flush = () => {
+    if (entries.length > 0) outcome.done.push(...persist(larder, entries));
+    entries = [];
+    if (showsProgress()) say(`persisted ${outcome.done.length} images`);
+  };
+  for await (const [number, line] of readLines(path)) {
+    try {
+      entries.push(parseLine(line, `line ${number}`));
+    } catch (error) {
+      outcome.failed.push(asLarderError(error));
+    }
+    if (entries.length === BATCH) flush();
+  }
+  flush();
+  return outcome;
+}
+
+function parseLine(line: string, where: string): Entry {
+  const document = parseJson(line, where);
+  if (
+    typeof document !== "object" ||
+    document === null ||
+    !("reference" in document) ||
+    !("metadata" in document) ||
+    typeof document.reference !== "string"
+  ) {
+    throw new LarderError("invalid", `${where}: must be an object {"reference": "…", "metadata": {…}}`);
+  }
+  try {
+    parseReference(document.reference);
+  } catch (error) {
+    throw new LarderError("invalid", `${where}: ${asLarderError(error).message}`, error);
+  }
+  return { reference: document.reference, metadata: checkMetadata(document.metadata, `${where}: metadata`) };
+}
+
+async function* readLines(path: string): AsyncGenerator<[number: number, line: string]> {
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  let number = 0;
+  let rest = "";
+  for await (const chunk of openInput(path).stream()) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) {
+      number++;
+      if (line.trim() !== "") yield [number, line];
+    }
+  }
+  rest += decoder.decode();
+  if (rest.trim() !== "") yield [number + 1, rest];
+}
+
+async function readShared(path: string): Promise<ImageMetadata> {
+  const bytes = await openInput(path).bytes();
+  return parseMetadata(
+    new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes),
+    path === "-" ? "standard input" : path,
+  );
+}
+
+function openInput(path: string): Bun.BunFile {
+  return path === "-" ? Bun.stdin : Bun.file(path);
+}

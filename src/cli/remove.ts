@@ -1,0 +1,72 @@
+import { openToRead, openToWrite } from "../larder.ts";
+import { notFound } from "../ops/images.ts";
+import { type RemoveReport, remove } from "../ops/remove.ts";
+import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
+import { printable } from "../output/table.ts";
+import { formatSize } from "../output/units.ts";
+import { defineCommand, firstFailure, withLarder } from "./command.ts";
+import { sayDisk } from "./disk.ts";
+import { complain, emit } from "./terminal.ts";
+
+export default defineCommand({
+  name: "remove",
+  aliases: ["rm"],
+  summary: "Drop references, and what nothing else needs",
+  details:
+    "An image in use by a sandbox or a snapshot keeps its last name. With --force the name goes and the data stays,\nuntagged, until nothing needs it. Other names of the same image are not affected.",
+  flags: {
+    "reference...": { type: "positional", description: "the references to drop" },
+    force: {
+      type: "boolean",
+      alias: "f",
+      description: "drop the last name of an image in use; its data stays, untagged",
+    },
+    ignore: { type: "boolean", alias: "i", description: "a reference that is not there is no failure" },
+    "dry-run": { type: "boolean", alias: "n", description: "show what would go, and change nothing" },
+    quiet: { type: "boolean", alias: "q", description: "print the dropped references only" },
+  },
+  operands: { least: 1, most: Number.POSITIVE_INFINITY },
+  examples: [
+    "larder rm python:3.11",
+    "larder rm --dry-run python:3.11 node:20",
+    "larder rm --ignore --format json old:tag",
+  ],
+  exits: [
+    [3, "no such image"],
+    [4, "in use"],
+    [5, "what is in use cannot be told, because a sandbox or snapshot cannot be read"],
+  ],
+  async run({ flags, operands, format, home }) {
+    const where = home();
+    const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
+    if (!larder) {
+      if (flags.ignore) return 0;
+      throw notFound(operands[0]!);
+    }
+    const report = await withLarder(larder, (larder) =>
+      remove(larder, {
+        references: operands,
+        force: flags.force,
+        ignoreMissing: flags.ignore,
+        dryRun: flags["dry-run"],
+        grace: DEFAULT_GRACE_MS,
+      }),
+    );
+    await emit(format, report, () => renderReport(report, flags.quiet));
+    for (const { message } of report.refused) complain(message);
+    sayDisk(report);
+    return firstFailure(report.refused) || (report.failed.length > 0 ? 1 : 0);
+  },
+});
+
+function renderReport(report: RemoveReport, quiet: boolean): string {
+  const names = report.removed.map(
+    ({ reference }) => `${quiet ? "" : report.dry_run ? "would remove  " : "removed  "}${printable(reference)}\n`,
+  );
+  if (quiet) return names.join("");
+  const kept = report.untagged.map(
+    ({ digest }) => `${report.dry_run ? "would keep" : "kept"}  ${printable(digest)}, untagged\n`,
+  );
+  const files = `${report.dry_run ? "would reclaim" : "reclaimed"}  ${formatSize(report.bytes_reclaimed)} in ${report.files.length} files\n`;
+  return [...names, ...kept, report.removed.length + report.manifests.length > 0 ? files : ""].join("");
+}

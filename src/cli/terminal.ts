@@ -1,0 +1,54 @@
+import { writeSync } from "node:fs";
+import { isatty } from "node:tty";
+import { toJson, toJsonLines } from "../output/json.ts";
+import type { Format } from "./command.ts";
+
+/** Thrown when whoever reads standard output has gone away: no failure, but nothing more to say either. */
+export class ReaderGone extends Error {}
+
+/** Writes data to standard output, all of it, however slow the reader. */
+export async function print(text: string): Promise<void> {
+  if (text === "") return;
+  try {
+    await Bun.write(Bun.stdout, text);
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "EPIPE") throw new ReaderGone();
+    throw error;
+  }
+}
+
+/** Prints one result: as JSON in either form, or as the table that `render` makes. */
+export async function emit(format: Format, value: unknown, render: () => string): Promise<void> {
+  if (format === "table") await print(render());
+  else await print(format === "json" ? toJson(value) : toJsonLines([value]));
+}
+
+/** Prints a list: one JSON array, a JSON line an item, or the table that `render` makes. */
+export async function emitList(format: Format, values: unknown[], render: () => string): Promise<void> {
+  if (format === "table") await print(render());
+  else await print(format === "json" ? toJson(values) : toJsonLines(values));
+}
+
+/** Writes a line to standard error, where everything goes that is not data. */
+export function say(line: string): void {
+  try {
+    writeSync(2, `${line}\n`);
+  } catch {}
+}
+
+/** Says what went wrong. */
+export function complain(message: string): void {
+  say(`larder: ${message}`);
+}
+
+/** The width that a table may have: the terminal's, or none when standard output is no terminal. */
+export function tableWidth(): number | undefined {
+  if (!isatty(1)) return undefined;
+  const columns = Number(process.env.COLUMNS ?? process.stdout.columns);
+  return Number.isInteger(columns) && columns > 0 ? columns : 80;
+}
+
+/** Whether standard error is a terminal, so that progress can be shown. */
+export function showsProgress(): boolean {
+  return isatty(2);
+}

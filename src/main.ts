@@ -1,0 +1,78 @@
+import { parseArguments, type Values } from "./cli/arguments.ts";
+import { type Command, GLOBAL_FLAGS, makeCall } from "./cli/command.ts";
+import { complain, print, ReaderGone, say } from "./cli/terminal.ts";
+import { NAME, VERSION } from "./cli/version.ts";
+import { asLarderError, exitCode, LarderError } from "./error.ts";
+
+type Loader = () => Promise<{ default: Command }>;
+
+// In the order of the help. Loaded one at a time: a command pays only for itself.
+const COMMANDS: Record<string, Loader> = {
+  persist: () => import("./cli/persist.ts"),
+  get: () => import("./cli/get.ts"),
+  list: () => import("./cli/list.ts"),
+  inspect: () => import("./cli/inspect.ts"),
+  remove: () => import("./cli/remove.ts"),
+  gc: () => import("./cli/gc.ts"),
+};
+const ALIASES: Record<string, string> = { ls: "list", rm: "remove" };
+
+const ROOT_FLAGS = { ...GLOBAL_FLAGS, version: { type: "boolean" } } as const;
+
+async function main(argv: string[]): Promise<number> {
+  const root = parseArguments(ROOT_FLAGS, argv, true);
+  const [name] = root.operands;
+  if (name === undefined) return runRoot(root.values);
+  if (root.values.version) throw new LarderError("usage", "--version stands alone");
+  const command = await findCommand(name);
+  // What stood before the command's name counts as if it stood after it.
+  const before = argv.slice(0, argv.length - root.rest.length - 1);
+  const { values, operands } = parseArguments({ ...command.flags, ...GLOBAL_FLAGS }, [...before, ...root.rest]);
+  const globals = values as Values<typeof GLOBAL_FLAGS>;
+  if (globals.help) {
+    const { helpOf } = await import("./cli/help.ts");
+    await print(await helpOf(command));
+    return 0;
+  }
+  return (await command.run(makeCall(command, globals, operands))) ?? 0;
+}
+
+async function runRoot(values: Values<typeof ROOT_FLAGS>): Promise<number> {
+  if (values.version) {
+    await print(`${NAME} ${VERSION}\n`);
+    return 0;
+  }
+  const { helpOfRoot } = await import("./cli/help.ts");
+  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()));
+  const help = await helpOfRoot(commands.map(({ default: command }) => command));
+  if (values.help) {
+    await print(help);
+    return 0;
+  }
+  say(help);
+  return exitCode("usage");
+}
+
+async function findCommand(name: string): Promise<Command> {
+  const known = Object.hasOwn(ALIASES, name) ? ALIASES[name]! : name;
+  if (Object.hasOwn(COMMANDS, known)) return (await COMMANDS[known]!()).default;
+  throw new LarderError(
+    "usage",
+    `unknown command ${JSON.stringify(name)} (known: ${Object.keys(COMMANDS).join(", ")})`,
+  );
+}
+
+function report(thrown: unknown): number {
+  if (thrown instanceof ReaderGone) return 0;
+  const error = asLarderError(thrown);
+  complain(error.message);
+  if (error.code === "usage") say(`(larder --help shows what can be given)`);
+  if (process.env.LARDER_DEBUG === "1")
+    say(String(error.stack) + (error.cause instanceof Error ? `\ncaused by ${error.cause.stack}` : ""));
+  return exitCode(error.code);
+}
+
+main(process.argv.slice(2)).then(
+  (code) => process.exit(code),
+  (error) => process.exit(report(error)),
+);

@@ -1,0 +1,58 @@
+/** A column of a table: its title, and which way its cells lean. */
+export interface Column {
+  title: string;
+  align?: "left" | "right";
+  /** Cut this column with an ellipsis where the table would be wider than the terminal. */
+  shrinks?: boolean;
+}
+
+const GAP = "  ";
+
+/** A table with a head, as wide as its cells; `width` limits it on a terminal. The last column is not padded. */
+export function renderTable(columns: Column[], rows: string[][], width?: number): string {
+  const lines = [columns.map(({ title }) => title), ...rows.map((row) => row.map(printable))];
+  const widths = columns.map((_, i) => lines.reduce((widest, line) => Math.max(widest, widthOf(line[i]!)), 0));
+  const total = widths.reduce((sum, each) => sum + each, 0) + GAP.length * (columns.length - 1);
+  const shrinking = columns.findIndex(({ shrinks }) => shrinks);
+  if (width !== undefined && total > width && shrinking >= 0) {
+    widths[shrinking] = Math.max(widths[shrinking]! - (total - width), 12);
+  }
+  return lines.map((line) => `${renderLine(columns, line, widths)}\n`).join("");
+}
+
+function renderLine(columns: Column[], line: string[], widths: number[]): string {
+  return line
+    .map((cell, i) => {
+      const text = cut(cell, widths[i]!);
+      const padding = " ".repeat(widths[i]! - widthOf(text));
+      if (columns[i]!.align === "right") return padding + text;
+      return i === line.length - 1 ? text : text + padding;
+    })
+    .join(GAP);
+}
+
+/** Names and values below each other, the names padded to one width and one gap at least (interop §7 #25). */
+export function renderFields(fields: [name: string, value: string][]): string {
+  const width = fields.reduce((widest, [name]) => Math.max(widest, name.length), 0);
+  return fields.map(([name, value]) => `${name.padEnd(width)}${GAP}${printable(value)}\n`).join("");
+}
+
+function widthOf(text: string): number {
+  return Bun.stringWidth(text);
+}
+
+// The end of a reference, its tag, tells more than its middle.
+function cut(text: string, width: number): string {
+  if (widthOf(text) <= width) return text;
+  const characters = Array.from(text);
+  const tail = Math.floor((width - 1) / 2);
+  return `${characters.slice(0, width - 1 - tail).join("")}…${characters.slice(characters.length - tail).join("")}`;
+}
+
+// Control characters, line and paragraph separators, and what turns the direction of text.
+const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]/gu;
+
+/** Text from a row or a file, with control characters written out: a terminal must not obey a reference. */
+export function printable(text: string): string {
+  return text.replace(UNPRINTABLE, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
