@@ -1,7 +1,7 @@
 import { rmSync, type Stats, unlinkSync } from "node:fs";
 import { asLarderError, isErrno } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
-import { allocatedBytes, measure } from "./file.ts";
+import { measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
 import { findRunningWork } from "./work.ts";
 
@@ -50,6 +50,8 @@ export interface Guard {
 
 // How long one batch keeps writers out: msb takes the write lock at every start.
 const BATCH_MS = 50;
+/** How long larder waits, in all, for pulls and loads to end before it goes on without what they may need. */
+export const PATIENCE_MS = 1000;
 
 /** Files to delete as targets, measured now; what is not there is left out, and so is a folder outside staging. */
 export function target(file: CacheFile): Target | Skipped | undefined {
@@ -57,7 +59,7 @@ export function target(file: CacheFile): Target | Skipped | undefined {
   if (!stat) return undefined;
   if (stat.isDirectory() && file.kind !== "staging")
     return { kind: file.kind, path: file.path, reason: "it is a folder, and larder did not expect one" };
-  return { ...file, inode: stat.ino, mtimeMs: stat.mtimeMs, bytes: allocatedBytes(stat) };
+  return { ...file, inode: stat.ino, mtimeMs: stat.mtimeMs, bytes: measureTree(file.path).allocated };
 }
 
 /** Whether `target` made a file to delete, and not a reason to leave it. */
@@ -72,7 +74,9 @@ export function isTarget(made: Target | Skipped): made is Target {
  */
 export async function deleteGuarded(targets: Target[], guard: Guard): Promise<DeleteReport> {
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
+  let patience = PATIENCE_MS;
   for (let next = 0; next < targets.length && !guard.stopped?.(); ) {
+    for (; patience > 0 && findRunningWork(guard.cache, guard.now(), guard.grace); patience -= 50) await Bun.sleep(50);
     guard.exclusively(() => {
       next = deleteBatch(targets, next, guard, report);
     });
@@ -90,7 +94,7 @@ function deleteBatch(targets: Target[], first: number, guard: Guard, report: Del
     const file = targets[next]!;
     const { kind, path, bytes } = file;
     try {
-      const reason = work ? `a pull or load is running ("${work}")` : deleteOne(file, guard);
+      const reason = work && !isSettled(file, guard) ? `a pull or load is running ("${work}")` : deleteOne(file, guard);
       if (reason === undefined) report.deleted.push({ kind, path, bytes });
       else report.skipped.push({ kind, path, reason });
     } catch (error) {
@@ -98,6 +102,12 @@ function deleteBatch(targets: Target[], first: number, guard: Guard, report: Del
     }
   }
   return next;
+}
+
+// A metadata file that no work of late has written goes even while other work runs: left behind without its rows, it
+// would make the next gc take the catalogue for lost.
+function isSettled({ kind, mtimeMs }: Target, { now, grace }: Guard): boolean {
+  return kind === "metadata" && now() - mtimeMs >= grace;
 }
 
 function deleteOne(file: Target, guard: Guard): string | undefined {

@@ -9,6 +9,7 @@ import {
   readSync,
   type Stats,
 } from "node:fs";
+import { join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 
 /** What `lstat` says, or undefined where nothing is. */
@@ -19,6 +20,18 @@ export function measure(path: string): Stats | undefined {
 /** Bytes that a file takes on the disk: allocated blocks, not its length. */
 export function allocatedBytes(stat: Stats): number {
   return stat.blocks * 512;
+}
+
+/** What a folder and everything in it takes, links not followed: lengths of its files, and allocated bytes. */
+export function measureTree(folder: string): { bytes: number; allocated: number } {
+  const stat = measure(folder);
+  if (!stat) return { bytes: 0, allocated: 0 };
+  if (!stat.isDirectory()) return { bytes: stat.size, allocated: allocatedBytes(stat) };
+  const inside = namesIn(folder).map((name) => measureTree(join(folder, name)));
+  return inside.reduce((sum, each) => ({ bytes: sum.bytes + each.bytes, allocated: sum.allocated + each.allocated }), {
+    bytes: 0,
+    allocated: allocatedBytes(stat),
+  });
 }
 
 /** The names in a folder; none where there is no folder. */

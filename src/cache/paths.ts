@@ -70,7 +70,7 @@ export class CachePaths {
     return path.startsWith(`${this.folder("tmp")}/`);
   }
 
-  metadata(key: string): CacheFile & { key: string } {
+  metadata(key: string): CacheFile & { key: string; lock: string } {
     return { kind: "metadata", path: join(this.root, "manifests", `${key}.json`), key, lock: this.metadataLock(key) };
   }
 
@@ -143,7 +143,7 @@ export class CachePaths {
     const match = /^([0-9a-f]{64})\.json(\.part)?$/.exec(name);
     if (!match) return { kind: "foreign", path };
     const file = this.metadata(match[1]!);
-    return match[2] ? { kind: "staging", path, lock: file.lock! } : file;
+    return match[2] ? { kind: "staging", path, lock: file.lock } : file;
   }
 
   private classifyArtifact(folder: Folder, name: string): CacheFile | undefined {

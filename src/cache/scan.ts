@@ -1,12 +1,19 @@
+import { join } from "node:path";
 import { namesIn } from "./file.ts";
-import { type CacheFile, type CachePaths, FOLDERS, type Folder } from "./paths.ts";
+import { type CacheFile, type CachePaths, FOLDERS, type Folder, LOCK_FOLDER } from "./paths.ts";
 
 /** Every entry of the cache but locks, by name alone; folders come in the order in which they are safe to sweep. */
 export function* scanCache(cache: CachePaths, folders: readonly Folder[] = FOLDERS): Generator<CacheFile> {
-  for (const folder of folders) {
-    for (const name of namesIn(cache.folder(folder))) {
-      const file = cache.classify(folder, name);
-      if (file.kind !== "lock") yield file;
-    }
-  }
+  for (const file of scanFolders(cache, folders)) if (file.kind !== "lock") yield file;
+}
+
+/** The same with the locks. */
+export function* scanEverything(cache: CachePaths): Generator<CacheFile> {
+  yield* scanFolders(cache, FOLDERS);
+  for (const name of namesIn(cache.folder(LOCK_FOLDER)))
+    yield { kind: "lock", path: join(cache.folder(LOCK_FOLDER), name) };
+}
+
+function* scanFolders(cache: CachePaths, folders: readonly Folder[]): Generator<CacheFile> {
+  for (const folder of folders) for (const name of namesIn(cache.folder(folder))) yield cache.classify(folder, name);
 }

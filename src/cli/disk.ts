@@ -1,3 +1,4 @@
+import { exitCode } from "../error.ts";
 import type { DiskReport } from "../ops/report.ts";
 import { printable } from "../output/table.ts";
 import { complain, say } from "./terminal.ts";
@@ -11,4 +12,17 @@ export function sayDisk(report: DiskReport): void {
   for (const { path, reason } of report.skipped.slice(0, SHOWN)) say(`left ${printable(path)}: ${printable(reason)}`);
   if (report.skipped.length > SHOWN)
     say(`left ${report.skipped.length - SHOWN} more files (--format json names them all)`);
+}
+
+/** Says which rows were left because what they hold is no digest. */
+export function sayUnsafe(rows: string[]): void {
+  for (const row of rows) say(`left ${printable(row)}: it is no digest`);
+}
+
+/** Says why only staging was swept, and returns the exit code for it. */
+export function sayUnaccounted(why: string): number {
+  complain(
+    `the catalogue does not account for its cache: ${why}. Only tmp/ was swept (put the image on record with "larder persist", or sweep all the same with --sweep-unrecorded)`,
+  );
+  return exitCode("unaccounted");
 }

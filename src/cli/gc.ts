@@ -4,11 +4,11 @@ import { LarderError } from "../error.ts";
 import { openToRead, openToWrite } from "../larder.ts";
 import { type GcReport, gc } from "../ops/gc.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
-import { printable, renderTable } from "../output/table.ts";
+import { renderTable } from "../output/table.ts";
 import { formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand, withLarder } from "./command.ts";
-import { sayDisk } from "./disk.ts";
-import { complain, emit, say } from "./terminal.ts";
+import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { emit, say } from "./terminal.ts";
 
 export default defineCommand({
   name: "gc",
@@ -52,14 +52,9 @@ export default defineCommand({
 });
 
 function sayOutcome(report: GcReport): number {
-  for (const row of report.unsafe) say(`left ${printable(row)}: it is no digest`);
+  sayUnsafe(report.unsafe);
   sayDisk(report);
-  if (report.unaccounted !== null) {
-    complain(
-      `the catalogue does not account for its cache: ${report.unaccounted}. Only tmp/ was swept (put the image on record with "larder persist", or sweep all the same with --sweep-unrecorded)`,
-    );
-    return 5;
-  }
+  if (report.unaccounted !== null) return sayUnaccounted(report.unaccounted);
   return report.failed.length > 0 ? 1 : 0;
 }
 

@@ -97,20 +97,30 @@ export function hasAnyManifest(db: Database): boolean {
   return db.query("SELECT 1 FROM manifest LIMIT 1").get() !== null;
 }
 
-/** The references that name each of these manifests, by image_ref id. */
-export function referencesOf(
-  db: Database,
-  manifestIds: number[],
-): { id: number; manifestId: number; reference: string }[] {
+/** A reference of a manifest, with `updated_at` as stored: a change of it means a new use. */
+export interface Name {
+  id: number;
+  manifestId: number;
+  reference: string;
+  updatedAt: unknown;
+}
+
+/** The references that name each of these manifests. */
+export function referencesOf(db: Database, manifestIds: number[]): Name[] {
   return db
-    .query<{ id: bigint; manifest_id: bigint; reference: unknown }, [string]>(
-      `SELECT id, manifest_id, reference
+    .query<{ id: bigint; manifest_id: bigint; reference: unknown; updated_at: unknown }, [string]>(
+      `SELECT id, manifest_id, reference, updated_at
        FROM image_ref
        WHERE manifest_id IN (SELECT value FROM json_each(?))
        ORDER BY id`,
     )
     .all(JSON.stringify(manifestIds))
-    .map((row) => ({ id: Number(row.id), manifestId: Number(row.manifest_id), reference: String(row.reference) }));
+    .map((row) => ({
+      id: Number(row.id),
+      manifestId: Number(row.manifest_id),
+      reference: String(row.reference),
+      updatedAt: row.updated_at,
+    }));
 }
 
 /** Deletes manifests with their configs and junctions, children first: a cascade would be slower. */

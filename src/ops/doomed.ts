@@ -1,8 +1,10 @@
 import { isTarget, type Skipped, type Target, target } from "../cache/delete.ts";
 import { flatBlobsInUse, readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, CachePaths } from "../cache/paths.ts";
+import { idsSpelling } from "../db/images.ts";
+import type { Larder } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
-import { canonicalKey } from "../oci/reference.ts";
+import { canonicalKey, canonicalReference, isReference } from "../oci/reference.ts";
 
 /** What leaves the catalogue, and so leaves its files behind. Digests are as stored, and checked before use. */
 export interface Doomed {
@@ -32,6 +34,18 @@ export function filesOf(cache: CachePaths, doomed: Doomed): Targets {
     ...doomed.layers.filter(isDigest).map((diffId) => cache.layer(diffId)),
   ];
   return measureTargets(files);
+}
+
+/**
+ * The canonical references that no row spells once `dropped` are gone: their metadata files have nobody left to serve
+ * (interop §7 #2).
+ */
+export function unspelled({ db }: Larder, dropped: { id: number; reference: string }[]): string[] {
+  const ids = new Set(dropped.map(({ id }) => id));
+  const canonicals = new Set(
+    dropped.filter(({ reference }) => isReference(reference)).map(({ reference }) => canonicalReference(reference)),
+  );
+  return [...canonicals].filter((canonical) => idsSpelling(db, canonical).every((id) => ids.has(id)));
 }
 
 /** Measures files; those that are not there fall away. */

@@ -1,22 +1,16 @@
-import type { Skipped, Target } from "../cache/delete.ts";
-import type { Kind } from "../cache/paths.ts";
-import { collectManifests } from "../db/collect.ts";
-import { type DoomedLayer, deleteOrphans, layersOnlyOf, orphanLayers } from "../db/layers.ts";
-import { untaggedManifests } from "../db/manifests.ts";
-import { readTransaction, writeTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
-import { isDigest } from "../oci/digest.ts";
-import { filesOf } from "./doomed.ts";
+import {
+  type CollectedRows,
+  type CollectionPlan,
+  type CollectOptions,
+  collectRows,
+  planCollection,
+} from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
-import { findStrays, findUnrecorded } from "./strays.ts";
-import { type SweepOptions, sweep } from "./sweep.ts";
+import { sweep } from "./sweep.ts";
 
-export interface GcOptions extends SweepOptions {
-  /** Orphan layers alone. */
-  layersOnly: boolean;
-  /** Sweep although the catalogue does not account for the cache. */
-  sweepUnrecorded: boolean;
+export interface GcOptions extends CollectOptions {
   dryRun: boolean;
 }
 
@@ -27,125 +21,31 @@ export interface GcReport extends DiskReport {
   layers: string[];
   /** Rows that were left, because what they hold is no digest. */
   unsafe: string[];
+  /** Untagged images that stayed, because something had changed since the plan. */
+  spared: CollectedRows["spared"];
   /** Why only staging was swept, or null. */
   unaccounted: string | null;
 }
 
-interface GcPlan {
-  manifests: { id: number; digest: string }[];
-  orphans: DoomedLayer[];
-  /** All layers that go: the orphans, and those of the manifests. */
-  layers: string[];
-  unsafe: string[];
-  targets: Target[];
-  skipped: Skipped[];
-  unaccounted: string | null;
-}
-
-// Manifests deleted in one transaction: about 30 ms, and msb takes the write lock at every start.
-const BATCH = 500;
-
 /** Collects orphan layers, untagged unpinned manifests and stray files: rows first, in short transactions, then files. */
 export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> {
   const pins = new PinWatch(larder);
-  const plan = planGc(larder, pins, options);
-  if (options.dryRun) return { ...reportRows(plan), ...reportPlanned(larder, plan.targets, plan.skipped) };
-  const gone = await deleteRows(larder, plan, pins, options);
+  const plan = planCollection(larder, pins, options);
+  if (options.dryRun)
+    return { ...reportRows(plan, plannedRows(plan)), ...reportPlanned(larder, plan.targets, plan.skipped) };
+  const rows = await collectRows(larder, plan, pins, options);
   return {
-    ...reportRows({ ...plan, ...gone }),
+    ...reportRows(plan, rows),
     ...reportDeleted(larder, await sweep(larder, plan.targets, options), plan.skipped),
   };
 }
 
-function planGc(larder: Larder, pins: PinWatch, options: GcOptions): GcPlan {
-  const rows = readTransaction(larder.db, () => planRows(larder, pins, options));
-  const own = filesOf(larder.cache, {
-    canonicals: [],
-    manifests: rows.manifests.map(({ digest }) => digest),
-    layers: rows.layers,
-  });
-  const strays = options.layersOnly ? { targets: [], skipped: [] } : findStrays(larder, options.grace);
-  const targets = inSweepOrder([...own.targets, ...strays.targets]);
-  const plan = { ...rows, targets, skipped: [...own.skipped, ...strays.skipped], unaccounted: null };
-  const scratch = targets.filter(({ path }) => larder.cache.isScratch(path));
-  if (options.sweepUnrecorded || scratch.length === targets.length) return plan;
-  const unaccounted = findUnrecorded(larder, options.grace) ?? null;
-  return unaccounted === null
-    ? plan
-    : { ...plan, manifests: [], orphans: [], layers: [], targets: scratch, unaccounted };
+/** The rows of a plan, as a dry run reports them. */
+export function plannedRows({ manifests, layers, leaving }: CollectionPlan): CollectedRows {
+  const references = leaving.flatMap(({ drop }) => drop.map(({ reference }) => reference));
+  return { references, manifests, layers, spared: [] };
 }
 
-function planRows(larder: Larder, pins: PinWatch, { layersOnly }: GcOptions) {
-  const { db } = larder;
-  const { byDigest } = pins.readAll();
-  const untagged = layersOnly ? [] : untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest));
-  const manifests = untagged.filter(({ digest }) => isDigest(digest));
-  const found = orphanLayers(db);
-  const orphans = found.filter(({ diffId }) => isDigest(diffId));
-  const theirs = layersOnlyOf(
-    db,
-    manifests.map(({ id }) => id),
-  ).filter(({ diffId }) => isDigest(diffId));
-  const unsafe = [
-    ...untagged
-      .filter(({ digest }) => !isDigest(digest))
-      .map(({ digest }) => `manifest ${JSON.stringify(digest.slice(0, 100))}`),
-    ...found
-      .filter(({ diffId }) => !isDigest(diffId))
-      .map(({ diffId }) => `layer ${JSON.stringify(diffId.slice(0, 100))}`),
-  ];
-  return { manifests, orphans, layers: [...orphans, ...theirs].map(({ diffId }) => diffId), unsafe };
-}
-
-// Each transaction asks again: an image may have got a name or a pin since the plan.
-async function deleteRows(
-  larder: Larder,
-  plan: GcPlan,
-  pins: PinWatch,
-  { stopped }: GcOptions,
-): Promise<Pick<GcPlan, "manifests" | "layers">> {
-  const { db } = larder;
-  const manifests: GcPlan["manifests"] = [];
-  const layers: string[] = [];
-  for (let i = 0; i < plan.manifests.length && !stopped?.(); i += BATCH) {
-    const ids = plan.manifests.slice(i, i + BATCH).map(({ id }) => id);
-    writeTransaction(db, () => {
-      const { byDigest } = pins.readAll();
-      const still = untaggedManifests(db, ids).filter(({ digest }) => !byDigest.has(digest));
-      layers.push(
-        ...collectManifests(
-          db,
-          still.map(({ id }) => id),
-        ),
-      );
-      manifests.push(...still);
-    });
-    await Bun.sleep(0);
-  }
-  for (let i = 0; i < plan.orphans.length && !stopped?.(); i += 12 * BATCH) {
-    const ids = plan.orphans.slice(i, i + 12 * BATCH).map(({ id }) => id);
-    layers.push(...writeTransaction(db, () => deleteOrphans(db, ids)));
-    await Bun.sleep(0);
-  }
-  return { manifests, layers };
-}
-
-const SWEEP_ORDER: Kind[] = [
-  "metadata",
-  "vmdk",
-  "fsmeta",
-  "flat_ref",
-  "flat_blob",
-  "layer",
-  "blob",
-  "foreign",
-  "staging",
-];
-
-function inSweepOrder(targets: Target[]): Target[] {
-  return targets.sort((a, b) => SWEEP_ORDER.indexOf(a.kind) - SWEEP_ORDER.indexOf(b.kind));
-}
-
-function reportRows({ manifests, layers, unsafe, unaccounted }: GcPlan) {
-  return { manifests: manifests.map(({ digest }) => digest), layers, unsafe, unaccounted };
+function reportRows({ unsafe, unaccounted }: CollectionPlan, { manifests, layers, spared }: CollectedRows) {
+  return { manifests, layers, unsafe, spared, unaccounted };
 }

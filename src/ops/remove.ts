@@ -1,5 +1,5 @@
 import { collectManifests } from "../db/collect.ts";
-import { deleteReferences, findImages, type ImageRow, idsSpelling } from "../db/images.ts";
+import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
 import { layersOnlyOf } from "../db/layers.ts";
 import { referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
@@ -7,12 +7,11 @@ import { readTransaction, writeTransaction } from "../db/write.ts";
 import type { Code } from "../error.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
-import { canonicalReference, isReference } from "../oci/reference.ts";
-import { filesOf } from "./doomed.ts";
+import { filesOf, unspelled } from "./doomed.ts";
 import { notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
-import { type SweepOptions, sweep } from "./sweep.ts";
+import { awaitSettled, type SweepOptions, sweep } from "./sweep.ts";
 
 export interface RemoveOptions extends SweepOptions {
   references: string[];
@@ -59,7 +58,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       pins.read(),
       options,
     );
-    return { plan, canonicals: unspelled(larder, plan) };
+    return { plan, canonicals: unspelled(larder, plan.drop) };
   };
   if (options.dryRun) {
     const { plan, canonicals, layers } = readTransaction(db, () => {
@@ -73,6 +72,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     const { targets, skipped } = filesOf(larder.cache, { canonicals, manifests: digests(plan), layers });
     return { ...reportPlan(plan, layers), ...reportPlanned(larder, targets, skipped) };
   }
+  await awaitSettled(larder, readTransaction(db, decide).canonicals, options.grace);
   const { plan, canonicals, layers } = writeTransaction(db, () => {
     const decided = decide();
     deleteReferences(
@@ -180,15 +180,6 @@ function countNames(larder: Larder, references: string[]): Map<number, Set<numbe
     names.set(manifestId, ids.add(id));
   }
   return names;
-}
-
-// A metadata file goes only when no remaining reference has its canonical form (interop §7 #2).
-function unspelled(larder: Larder, plan: RemovalPlan): string[] {
-  const dropped = new Set(plan.drop.map(({ id }) => id));
-  const canonicals = new Set(
-    plan.drop.filter(({ reference }) => isReference(reference)).map(({ reference }) => canonicalReference(reference)),
-  );
-  return [...canonicals].filter((canonical) => idsSpelling(larder.db, canonical).every((id) => dropped.has(id)));
 }
 
 function digests(plan: RemovalPlan): string[] {

@@ -1,15 +1,19 @@
-import { type DeleteReport, deleteGuarded, type Target } from "../cache/delete.ts";
+import { type DeleteReport, deleteGuarded, PATIENCE_MS, type Target } from "../cache/delete.ts";
+import { measure } from "../cache/file.ts";
 import { flatBlobsInUse } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
 import type { CacheFile } from "../cache/paths.ts";
+import { findRunningWork } from "../cache/work.ts";
 import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
 import { hasManifest } from "../db/manifests.ts";
 import { openForWriting } from "../db/open.ts";
 import { writeTransaction } from "../db/write.ts";
+import { LarderError } from "../error.ts";
+import { isLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
-import { cacheKey, isReference } from "../oci/reference.ts";
+import { cacheKey, canonicalKey, isReference } from "../oci/reference.ts";
 
 /** How a sweep treats time and interruption. */
 export interface SweepOptions {
@@ -44,6 +48,30 @@ export async function sweep(larder: Larder, targets: Target[], options: SweepOpt
     wanted: (file) => wants.reason(file),
     ...(options.stopped && { stopped: options.stopped }),
   });
+}
+
+/**
+ * Waits a moment for pulls and loads to end if one of them may be writing the metadata files of these references;
+ * throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would take
+ * the catalogue for lost.
+ */
+export async function awaitSettled({ cache, now }: Larder, canonicals: string[], grace: number): Promise<void> {
+  const files = canonicals.map((canonical) => cache.metadata(canonicalKey(canonical)));
+  const unsettled = files.find(({ path, lock }) => {
+    const stat = measure(path);
+    return stat && (now() - stat.mtimeMs < grace || isLocked(lock));
+  });
+  for (let patience = PATIENCE_MS; unsettled; patience -= 50) {
+    const work = findRunningWork(cache, now(), grace);
+    if (!work) return;
+    if (patience <= 0) {
+      throw new LarderError(
+        "busy",
+        `a pull or load is running ("${work}") and may need "${unsettled.path}"; try again when it is done`,
+      );
+    }
+    await Bun.sleep(50);
+  }
 }
 
 /**

@@ -1,0 +1,227 @@
+import type { Skipped, Target } from "../cache/delete.ts";
+import type { Kind } from "../cache/paths.ts";
+import { collectManifests } from "../db/collect.ts";
+import { deleteReferences } from "../db/images.ts";
+import { type DoomedLayer, deleteOrphans, layersOnlyOf, orphanLayers } from "../db/layers.ts";
+import { referencesOf, untaggedManifests } from "../db/manifests.ts";
+import { namePins } from "../db/pins.ts";
+import { readTransaction, writeTransaction } from "../db/write.ts";
+import type { Larder } from "../larder.ts";
+import { isDigest } from "../oci/digest.ts";
+import { filesOf, unspelled } from "./doomed.ts";
+import type { PinWatch } from "./pins.ts";
+import { findStrays, findUnrecorded, type Strays } from "./strays.ts";
+import type { SweepOptions } from "./sweep.ts";
+
+export interface CollectOptions extends SweepOptions {
+  /** Orphan layers alone. */
+  layersOnly?: boolean;
+  /** Sweep although the catalogue does not account for the cache. */
+  sweepUnrecorded: boolean;
+}
+
+/** A manifest to collect, with the names that go before it; one that keeps other names stays. */
+export interface Leaving {
+  id: number;
+  digest: string;
+  drop: { id: number; reference: string; updatedAt: unknown }[];
+}
+
+/** What a policy adds to a collection, and what it takes out. */
+export interface Selection {
+  /** Images to go although they have names. */
+  evicted: Leaving[];
+  /** Digests of untagged manifests to stay. */
+  spare: ReadonlySet<string>;
+  /** The stray files, where they are known already. */
+  strays?: Strays;
+}
+
+/** What a collection is going to do. */
+export interface CollectionPlan {
+  leaving: Leaving[];
+  orphans: DoomedLayer[];
+  /** Digests of the manifests that go: those of `leaving` that keep no name. */
+  manifests: string[];
+  /** Diff IDs of all layers that go: the orphans, and those of the manifests. */
+  layers: string[];
+  /** Rows that are left, because what they hold is no digest. */
+  unsafe: string[];
+  targets: Target[];
+  skipped: Skipped[];
+  /** Why only staging is swept, or null. */
+  unaccounted: string | null;
+}
+
+/** What it did to the catalogue. */
+export interface CollectedRows {
+  manifests: string[];
+  layers: string[];
+  references: string[];
+  /** Images that were to go, and stayed because something had changed. */
+  spared: { digest: string; reason: string }[];
+}
+
+/**
+ * Plans a collection: what is selected, untagged unpinned manifests, orphan layers and stray files. Throws `damaged` while what is in use cannot be told.
+ */
+export function planCollection(
+  larder: Larder,
+  pins: PinWatch,
+  options: CollectOptions,
+  { evicted, spare, strays }: Selection = { evicted: [], spare: new Set() },
+): CollectionPlan {
+  const rows = readTransaction(larder.db, () => planRows(larder, pins, options, evicted, spare));
+  const own = filesOf(larder.cache, rows);
+  const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
+  const plan: CollectionPlan = {
+    ...rows,
+    targets: inSweepOrder([...own.targets, ...others.targets]),
+    skipped: [...own.skipped, ...others.skipped],
+    unaccounted: null,
+  };
+  const scratch = plan.targets.filter(({ path }) => larder.cache.isScratch(path));
+  if (options.sweepUnrecorded || scratch.length === plan.targets.length) return plan;
+  const unaccounted = findUnrecorded(larder, options.grace) ?? null;
+  return unaccounted === null
+    ? plan
+    : { ...plan, leaving: [], orphans: [], manifests: [], layers: [], targets: scratch, unaccounted };
+}
+
+function planRows(
+  larder: Larder,
+  pins: PinWatch,
+  { layersOnly }: CollectOptions,
+  evicted: Leaving[],
+  spare: ReadonlySet<string>,
+) {
+  const { db } = larder;
+  const { byDigest } = pins.readAll();
+  const untagged = layersOnly
+    ? []
+    : untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest) && !spare.has(digest));
+  const leaving = [...evicted, ...untagged.map((manifest): Leaving => ({ ...manifest, drop: [] }))].filter(
+    ({ digest }) => isDigest(digest),
+  );
+  const dropped = leaving.flatMap(({ drop }) => drop);
+  const gone = withoutNames(larder, leaving, dropped);
+  const orphans = orphanLayers(db);
+  const theirs = layersOnlyOf(
+    db,
+    gone.map(({ id }) => id),
+  );
+  return {
+    leaving,
+    orphans: orphans.filter(({ diffId }) => isDigest(diffId)),
+    layers: [...orphans, ...theirs].map(({ diffId }) => diffId).filter(isDigest),
+    manifests: gone.map(({ digest }) => digest),
+    canonicals: unspelled(larder, dropped),
+    unsafe: [
+      ...untagged
+        .filter(({ digest }) => !isDigest(digest))
+        .map(({ digest }) => `manifest ${JSON.stringify(digest.slice(0, 100))}`),
+      ...orphans
+        .filter(({ diffId }) => !isDigest(diffId))
+        .map(({ diffId }) => `layer ${JSON.stringify(diffId.slice(0, 100))}`),
+    ],
+  };
+}
+
+// Those that have no name left once `dropped` are gone.
+function withoutNames({ db }: Larder, leaving: Leaving[], dropped: { id: number }[]): Leaving[] {
+  const ids = new Set(dropped.map(({ id }) => id));
+  const names = referencesOf(
+    db,
+    leaving.map(({ id }) => id),
+  );
+  const named = new Set(names.filter(({ id }) => !ids.has(id)).map(({ manifestId }) => manifestId));
+  return leaving.filter(({ id }) => !named.has(id));
+}
+
+/**
+ * Applies a plan to the catalogue, in short transactions. Each asks again: an image that has got a pin or a new use
+ * since stays, and is reported.
+ */
+export async function collectRows(
+  larder: Larder,
+  plan: CollectionPlan,
+  pins: PinWatch,
+  { stopped }: SweepOptions,
+): Promise<CollectedRows> {
+  const { db } = larder;
+  const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
+  for (let i = 0; i < plan.leaving.length && !stopped?.(); i += BATCH) {
+    const batch = plan.leaving.slice(i, i + BATCH);
+    const done = writeTransaction(db, () => collectBatch(larder, batch, pins));
+    for (const key of ["references", "manifests", "layers"] as const) rows[key].push(...done[key]);
+    rows.spared.push(...done.spared);
+    // Between two transactions: signals are heard here.
+    await Bun.sleep(0);
+  }
+  for (let i = 0; i < plan.orphans.length && !stopped?.(); i += 12 * BATCH) {
+    const ids = plan.orphans.slice(i, i + 12 * BATCH).map(({ id }) => id);
+    rows.layers.push(...writeTransaction(db, () => deleteOrphans(db, ids)));
+    await Bun.sleep(0);
+  }
+  return rows;
+}
+
+// Manifests in one transaction: about 30 ms, and msb takes the write lock at every start.
+const BATCH = 500;
+
+function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): CollectedRows {
+  const { db } = larder;
+  const { byDigest } = pins.readAll();
+  const spared: CollectedRows["spared"] = [];
+  const known = new Map(
+    referencesOf(
+      db,
+      batch.map(({ id }) => id),
+    ).map((name) => [name.id, name]),
+  );
+  const leaving = batch.filter(({ id, digest, drop }) => {
+    const pinnedBy = byDigest.get(digest);
+    const isUsed = drop.some((name) => {
+      const now = known.get(name.id);
+      return now !== undefined && now.manifestId === id && now.updatedAt !== name.updatedAt;
+    });
+    if (pinnedBy) spared.push({ digest, reason: `in use by ${namePins(pinnedBy)} since the plan was made` });
+    else if (isUsed) spared.push({ digest, reason: "used since the plan was made" });
+    return !pinnedBy && !isUsed;
+  });
+  const dropped = leaving.flatMap(({ id, drop }) => drop.filter((name) => known.get(name.id)?.manifestId === id));
+  deleteReferences(
+    db,
+    dropped.map(({ id }) => id),
+  );
+  const gone = untaggedManifests(
+    db,
+    leaving.map(({ id }) => id),
+  );
+  const layers = collectManifests(
+    db,
+    gone.map(({ id }) => id),
+  );
+  return {
+    references: dropped.map(({ reference }) => reference),
+    manifests: gone.map(({ digest }) => digest),
+    layers,
+    spared,
+  };
+}
+
+const SWEEP_ORDER: Kind[] = [
+  "metadata",
+  "vmdk",
+  "fsmeta",
+  "flat_ref",
+  "flat_blob",
+  "layer",
+  "blob",
+  "foreign",
+  "staging",
+];
+
+function inSweepOrder(targets: Target[]): Target[] {
+  return targets.sort((a, b) => SWEEP_ORDER.indexOf(a.kind) - SWEEP_ORDER.indexOf(b.kind));
+}
