@@ -14,6 +14,8 @@ const COMMANDS: Record<string, Loader> = {
   inspect: () => import("./cli/inspect.ts"),
   remove: () => import("./cli/remove.ts"),
   gc: () => import("./cli/gc.ts"),
+  prune: () => import("./cli/prune.ts"),
+  df: () => import("./cli/df.ts"),
 };
 const ALIASES: Record<string, string> = { ls: "list", rm: "remove" };
 

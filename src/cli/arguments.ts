@@ -1,8 +1,10 @@
 import type { BooleanArgDef, EnumArgDef, PositionalArgDef, StringArgDef } from "citty";
 import { LarderError } from "../error.ts";
 
+type EnumFlag = Omit<EnumArgDef, "options"> & { options: readonly string[] };
+
 /** citty's own argument definition, and whether a flag may be given more than once. */
-export type Flag = (BooleanArgDef | StringArgDef | EnumArgDef | PositionalArgDef) & {
+export type Flag = (BooleanArgDef | StringArgDef | EnumFlag | PositionalArgDef) & {
   multiple?: boolean;
   alias?: string;
 };
@@ -102,8 +104,8 @@ class Parser {
     }
     const value = attached ?? this.follow(written);
     if (value === "") throw usage(`${written} needs a value`);
-    if (flag.type === "enum" && !flag.options?.includes(value)) {
-      throw usage(`${written} is ${JSON.stringify(value)}, and must be one of: ${flag.options?.join(", ")}`);
+    if (flag.type === "enum" && !flag.options.includes(value)) {
+      throw usage(`${written} is ${JSON.stringify(value)}, and must be one of: ${flag.options.join(", ")}`);
     }
     if (flag.multiple) (this.values[name] as string[]).push(value);
     else this.values[name] = value;

@@ -38,6 +38,17 @@ export function parseSize(text: string): number {
   );
 }
 
+/** A percentage such as `15%` or `82.5%`, from 0 to 100; throws `usage`. */
+export function parsePercent(text: string): number {
+  const match = /^(\d{1,3}(?:\.\d{1,3})?)%$/.exec(text);
+  const percent = match ? Number(match[1]) : Number.NaN;
+  if (percent <= 100) return percent;
+  throw new LarderError(
+    "usage",
+    `${JSON.stringify(text)} is not a percentage (write a number from 0 to 100 with %: 15%)`,
+  );
+}
+
 /** Bytes as msb writes them: one decimal, half to even, B to TiB; what is negative counts as nothing (interop §6). */
 export function formatSize(bytes: number | bigint): string {
   let value = Math.max(Number(bytes), 0);

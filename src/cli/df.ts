@@ -1,0 +1,82 @@
+import { isatty } from "node:tty";
+import { openToRead } from "../larder.ts";
+import { shortDigest } from "../oci/digest.ts";
+import { type DfReport, df } from "../ops/df.ts";
+import { renderTable } from "../output/table.ts";
+import { formatAge, formatSize } from "../output/units.ts";
+import { defineCommand, withLarder } from "./command.ts";
+import { emit, say, tableWidth } from "./terminal.ts";
+
+const BAR = 10;
+
+export default defineCommand({
+  name: "df",
+  summary: "Show what the cache holds, what is shared, what can be reclaimed",
+  details:
+    "Sizes are allocated blocks, so a sparse file counts what it takes. Every byte is counted once: what one image needs,\nwhat several share and what belongs to none add up to the total. RECLAIMABLE is what `larder gc` would free now.",
+  flags: {
+    verbose: { type: "boolean", alias: "v", description: "show every image with its own and its shared bytes" },
+  },
+  operands: { least: 0, most: 0 },
+  examples: ["larder df", "larder df -v", "larder df --format json | jq .total.reclaimable_bytes"],
+  async run({ flags, format, home }) {
+    const where = home();
+    const larder = openToRead(where);
+    if (!larder) {
+      say(`Nothing is kept here (there is no catalogue at "${where.database}")`);
+      return 0;
+    }
+    const report = await withLarder(larder, df);
+    await emit(format, report, () => renderKinds(report) + (flags.verbose ? `\n${renderImages(report)}` : ""));
+    return 0;
+  },
+});
+
+function renderKinds({ kinds, total, file_system }: DfReport): string {
+  const bars = isatty(1);
+  const row = (name: string, { files, bytes, allocated_bytes, reclaimable_bytes }: DfReport["total"]) => [
+    name,
+    String(files),
+    formatSize(bytes),
+    formatSize(allocated_bytes),
+    formatSize(reclaimable_bytes),
+    ...(bars ? [bar(allocated_bytes, total.allocated_bytes)] : []),
+  ];
+  const columns = ["FILES", "LENGTH", "ON DISK", "RECLAIMABLE"].map((title) => ({ title, align: "right" as const }));
+  const table = renderTable(
+    [{ title: "KIND" }, ...columns, ...(bars ? [{ title: "" }] : [])],
+    [...kinds.map(({ kind, ...figures }) => row(kind.replace("_", " "), figures)), row("total", total)],
+    tableWidth(),
+  );
+  const { total_bytes, used_bytes, free_bytes } = file_system;
+  const percent = total_bytes === 0 ? 0 : Math.round((100 * used_bytes) / total_bytes);
+  return `${table}\nfile system  ${formatSize(total_bytes)}, ${formatSize(used_bytes)} used (${percent}%), ${formatSize(free_bytes)} free\n`;
+}
+
+function bar(part: number, whole: number): string {
+  const filled = whole === 0 ? 0 : Math.round((part / whole) * BAR);
+  return "█".repeat(filled) + "░".repeat(BAR - filled);
+}
+
+function renderImages({ images, attribution }: DfReport): string {
+  const now = Date.now();
+  const rows = images.map(({ digest, references, own_bytes, shared_bytes, last_used_at, pinned_by }) => [
+    references.join(", ") || "(untagged)",
+    shortDigest(digest),
+    formatSize(own_bytes),
+    formatSize(shared_bytes),
+    last_used_at === null ? "-" : formatAge(now - Date.parse(last_used_at)),
+    pinned_by.map(({ name }) => name).join(","),
+  ]);
+  const columns = [
+    { title: "IMAGE", shrinks: true },
+    { title: "DIGEST" },
+    { title: "OWN", align: "right" as const },
+    { title: "SHARED", align: "right" as const },
+    { title: "LAST USED" },
+    { title: "IN USE BY" },
+  ];
+  const { own_bytes, shared_bytes, unattributed_bytes } = attribution;
+  const sums = `own ${formatSize(own_bytes)} + shared, counted once, ${formatSize(shared_bytes)} + without an image ${formatSize(unattributed_bytes)}\n`;
+  return `${renderTable(columns, rows, tableWidth())}${sums}`;
+}

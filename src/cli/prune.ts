@@ -1,0 +1,166 @@
+import { readFileSync } from "node:fs";
+import { LarderError } from "../error.ts";
+import { openToRead, openToWrite } from "../larder.ts";
+import { shortDigest } from "../oci/digest.ts";
+import { type PruneReport, prune } from "../ops/prune.ts";
+import type { PrunePolicy } from "../ops/prune-plan.ts";
+import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
+import { printable, renderTable } from "../output/table.ts";
+import { formatSize, parseDuration, parsePercent, parseSize } from "../output/units.ts";
+import type { Values } from "./arguments.ts";
+import { defineCommand, withLarder } from "./command.ts";
+import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { complain, emit, say, tableWidth } from "./terminal.ts";
+
+const DEFAULT_MIN_AGE_MS = 10 * 60 * 1000;
+
+const FLAGS = {
+  unused: { type: "boolean", description: "rule: evict whatever nothing protects" },
+  "older-than": { type: "string", valueHint: "AGE", description: "rule: evict what was not used for that long" },
+  "keep-last": { type: "string", valueHint: "N", description: "rule: evict all but the newest N of each repository" },
+  untagged: { type: "boolean", description: "rule: collect untagged images only" },
+  "max-size": { type: "string", valueHint: "SIZE", description: "budget: the cache takes at most that much" },
+  "min-free": {
+    type: "string",
+    valueHint: "SIZE|PERCENT",
+    description: "budget: the file system has at least that free",
+  },
+  high: {
+    type: "string",
+    valueHint: "PERCENT",
+    description: "budget: do nothing while less of the file system is used (with --low)",
+  },
+  low: { type: "string", valueHint: "PERCENT", description: "budget: from --high on, free down to that" },
+  keep: { type: "string", valueHint: "GLOB", multiple: true, description: "never evict a reference that matches" },
+  "keep-from": {
+    type: "string",
+    valueHint: "FILE",
+    multiple: true,
+    description: "the same from a file, one a line, # for comments",
+  },
+  "min-age": { type: "string", valueHint: "AGE", description: "never evict what was used more recently (default 10m)" },
+  grace: { type: "string", valueHint: "DURATION", description: "how old a stray file must be (default 10m)" },
+  "sweep-unrecorded": { type: "boolean", description: "sweep files of images that are not on record, too" },
+  "dry-run": { type: "boolean", alias: "n", description: "show the plan with every reason, and change nothing" },
+  "log-format": { type: "enum", options: ["text", "json"], description: "how evictions are logged on standard error" },
+} as const;
+
+export default defineCommand({
+  name: "prune",
+  summary: "Evict images by policy and budget, then collect",
+  details:
+    "At least one rule or budget is needed. An image must match every rule that is given; the budget then takes, least\nrecently used first, what the rules left. What a sandbox or snapshot needs, what --keep names, what is younger than\n--min-age and what a pull has locked is never evicted.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB. Percentages: 15%.",
+  flags: FLAGS,
+  operands: { least: 0, most: 0 },
+  examples: [
+    "larder prune --older-than 14d --keep 'ghcr.io/acme/base:*' --dry-run",
+    "larder prune --high 85% --low 70%",
+    "larder prune --keep-last 3 --max-size 20GiB --log-format json",
+  ],
+  exits: [
+    [5, "the catalogue does not account for its cache, or what is in use cannot be told"],
+    [6, "the budget cannot be reached"],
+  ],
+  async run({ flags, format, home }) {
+    const policy = parsePolicy(flags);
+    const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
+    const where = home();
+    const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
+    if (!larder) {
+      say(`Nothing to prune (there is no catalogue at "${where.database}")`);
+      return 0;
+    }
+    const options = { policy, grace, sweepUnrecorded: flags["sweep-unrecorded"], dryRun: flags["dry-run"] };
+    const report = await withLarder(larder, (larder) => prune(larder, options));
+    if (!report.dry_run) logEvictions(report, flags["log-format"] ?? "text");
+    await emit(format, report, () => renderReport(report));
+    return sayOutcome(report);
+  },
+});
+
+/** Parses the flags of a policy; throws `usage`, and `failed` for a --keep-from that cannot be read. */
+export function parsePolicy(flags: Values<typeof FLAGS>): PrunePolicy {
+  const { high, low } = flags;
+  if ((high === undefined) !== (low === undefined)) throw new LarderError("usage", "--high and --low go together");
+  const policy: PrunePolicy = {
+    keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)],
+    minAge: flags["min-age"] === undefined ? DEFAULT_MIN_AGE_MS : parseDuration(flags["min-age"]),
+    ...(flags.unused && { unused: true }),
+    ...(flags.untagged && { untagged: true }),
+    ...(flags["older-than"] !== undefined && { olderThan: parseDuration(flags["older-than"]) }),
+    ...(flags["keep-last"] !== undefined && { keepLast: parseCount(flags["keep-last"]) }),
+    ...(flags["max-size"] !== undefined && { maxSize: parseSize(flags["max-size"]) }),
+    ...(flags["min-free"] !== undefined && { minFree: parseMinFree(flags["min-free"]) }),
+    ...(high !== undefined &&
+      low !== undefined && { watermarks: { high: parsePercent(high), low: parsePercent(low) } }),
+  };
+  if (policy.watermarks && policy.watermarks.low > policy.watermarks.high)
+    throw new LarderError("usage", "--low is above --high");
+  const { keep: _, minAge: __, ...criteria } = policy;
+  if (Object.keys(criteria).length > 0) return policy;
+  throw new LarderError(
+    "usage",
+    "prune needs a rule (--unused, --older-than, --keep-last, --untagged) or a budget (--max-size, --min-free, --high with --low)",
+  );
+}
+
+function parseMinFree(text: string): NonNullable<PrunePolicy["minFree"]> {
+  return text.endsWith("%") ? { percent: parsePercent(text) } : { bytes: parseSize(text) };
+}
+
+function parseCount(text: string): number {
+  if (/^\d{1,6}$/.test(text)) return Number(text);
+  throw new LarderError("usage", `--keep-last is ${JSON.stringify(text)}, and must be a whole number`);
+}
+
+// An unreadable list must not count as an empty one: it would evict what it protects.
+function readKeeps(path: string): string[] {
+  return readFileSync(path, "utf8")
+    .split("\n")
+    .map((line) => line.replace(/#.*/, "").trim())
+    .filter((line) => line !== "");
+}
+
+function logEvictions({ decisions, references, manifests }: PruneReport, format: string): void {
+  const gone = { references: new Set(references), manifests: new Set(manifests) };
+  for (const { action, reference, digest, cause, reason, bytes } of decisions) {
+    if (action !== "evict" || !(reference === null ? gone.manifests.has(digest) : gone.references.has(reference)))
+      continue;
+    if (format === "json") say(JSON.stringify({ event: "evicted", reference, digest, cause, reason, bytes }));
+    else say(`evicted ${printable(reference ?? "(untagged)")} ${digest} ${formatSize(bytes)}: ${printable(reason)}`);
+  }
+}
+
+function renderReport(report: PruneReport): string {
+  const shown = report.decisions.filter(({ action }) => report.dry_run || action === "evict");
+  const rows = shown.map(({ action, reference, digest, bytes, reason }) => [
+    action,
+    reference ?? "(untagged)",
+    shortDigest(digest),
+    action === "evict" ? formatSize(bytes) : "",
+    reason,
+  ]);
+  const columns = [
+    { title: "" },
+    { title: "IMAGE", shrinks: true },
+    { title: "DIGEST" },
+    { title: "FREES", align: "right" as const },
+    { title: "WHY" },
+  ];
+  const table = rows.length > 0 ? renderTable(columns, rows, tableWidth()) : "";
+  return `${table}${report.dry_run ? "would reclaim" : "reclaimed"}  ${formatSize(report.bytes_reclaimed)} in ${report.files.length} files\n`;
+}
+
+function sayOutcome(report: PruneReport): number {
+  for (const { digest, reason } of report.spared) say(`kept ${digest}: ${reason}`);
+  sayUnsafe(report.unsafe);
+  sayDisk(report);
+  if (report.unaccounted !== null) return sayUnaccounted(report.unaccounted);
+  if (report.target && report.target.missing > 0) {
+    complain(
+      `the target cannot be reached: ${formatSize(report.target.missing)} are missing (${report.target.missing} bytes), and what is left is in use, kept or too young`,
+    );
+    return 6;
+  }
+  return report.failed.length > 0 ? 1 : 0;
+}

@@ -1,0 +1,98 @@
+import type { Database } from "bun:sqlite";
+import { parseTimestamp } from "./timestamp.ts";
+
+/** A manifest with its names and layers, for accounting. Times are milliseconds since 1970, null where unknown. */
+export interface ManifestUsage {
+  id: number;
+  digest: string;
+  createdAt: number | null;
+  names: {
+    id: number;
+    reference: string;
+    createdAt: number | null;
+    updatedAt: number | null;
+    storedUpdatedAt: unknown;
+  }[];
+  layers: LayerUsage[];
+}
+
+export interface LayerUsage {
+  diffId: string;
+  lastUsedAt: number | null;
+  /** How many manifests have it. */
+  manifests: number;
+}
+
+/** Every manifest, in the order of the rows. */
+export function listUsage(db: Database): ManifestUsage[] {
+  const manifests = new Map<number, ManifestUsage>();
+  for (const { id, digest, created_at } of manifestRows(db)) {
+    manifests.set(Number(id), {
+      id: Number(id),
+      digest: String(digest),
+      createdAt: toMs(created_at),
+      names: [],
+      layers: [],
+    });
+  }
+  for (const row of nameRows(db)) {
+    manifests.get(Number(row.manifest_id))?.names.push({
+      id: Number(row.id),
+      reference: String(row.reference),
+      createdAt: toMs(row.created_at),
+      updatedAt: toMs(row.updated_at),
+      storedUpdatedAt: row.updated_at,
+    });
+  }
+  const layers = new Map(
+    layerRows(db).map((row): [number, LayerUsage] => [
+      Number(row.id),
+      { diffId: String(row.diff_id), lastUsedAt: toMs(row.last_used_at), manifests: 0 },
+    ]),
+  );
+  // DISTINCT, since one manifest may hold the same layer twice.
+  for (const { manifest_id, layer_id } of junctionRows(db)) {
+    const layer = layers.get(Number(layer_id));
+    const manifest = manifests.get(Number(manifest_id));
+    if (!layer || !manifest) continue;
+    layer.manifests++;
+    manifest.layers.push(layer);
+  }
+  return [...manifests.values()];
+}
+
+function toMs(text: unknown): number | null {
+  return typeof text === "string" ? (parseTimestamp(text)?.ms ?? null) : null;
+}
+
+function manifestRows(db: Database) {
+  return db
+    .query<{ id: bigint; digest: unknown; created_at: unknown }, []>(
+      "SELECT id, digest, created_at FROM manifest ORDER BY id",
+    )
+    .all();
+}
+
+function nameRows(db: Database) {
+  return db
+    .query<{ id: bigint; manifest_id: bigint; reference: unknown; created_at: unknown; updated_at: unknown }, []>(
+      `SELECT id, manifest_id, reference, created_at, updated_at
+       FROM image_ref
+       ORDER BY id`,
+    )
+    .all();
+}
+
+function layerRows(db: Database) {
+  return db
+    .query<{ id: bigint; diff_id: unknown; last_used_at: unknown }, []>("SELECT id, diff_id, last_used_at FROM layer")
+    .all();
+}
+
+function junctionRows(db: Database) {
+  return db
+    .query<{ manifest_id: bigint; layer_id: bigint }, []>(
+      "SELECT DISTINCT manifest_id, layer_id FROM manifest_layer ORDER BY manifest_id",
+    )
+    .all();
+}

@@ -1,0 +1,105 @@
+import type { Kind } from "../cache/paths.ts";
+import type { Pin } from "../db/pins.ts";
+import { type FileSystem, fileSystemOf } from "../host/disk.ts";
+import type { Larder } from "../larder.ts";
+import { planCollection } from "./collect.ts";
+import { PinWatch } from "./pins.ts";
+import { findStrays } from "./strays.ts";
+import { DEFAULT_GRACE_MS } from "./sweep.ts";
+import { measureUsage, type Usage, type UsedFile } from "./usage.ts";
+
+/** A row of the account: a kind of file of the cache, or `stray` for what no row accounts for. */
+export type DfKind = Exclude<Kind, "blob" | "foreign"> | "stray";
+
+/** Sizes in bytes: lengths, blocks on the disk, and what a gc would free now. */
+export interface DfRow {
+  files: number;
+  bytes: number;
+  allocated_bytes: number;
+  reclaimable_bytes: number;
+}
+
+/** Allocated bytes of one image: what only it needs, and what it shares with others. */
+export interface DfImage {
+  digest: string;
+  references: string[];
+  own_bytes: number;
+  shared_bytes: number;
+  last_used_at: string | null;
+  pinned_by: Pin[];
+}
+
+export interface DfReport {
+  database: string;
+  cache: string;
+  kinds: ({ kind: DfKind } & DfRow)[];
+  total: DfRow;
+  /** Every allocated byte once: needed by one image, by several, or by none. Their sum is the total. */
+  attribution: { own_bytes: number; shared_bytes: number; unattributed_bytes: number };
+  file_system: FileSystem & { used_bytes: number };
+  images: DfImage[];
+}
+
+const KINDS: DfKind[] = ["layer", "fsmeta", "vmdk", "flat_ref", "flat_blob", "metadata", "staging", "lock", "stray"];
+
+/** Accounts for the cache, file by file, each byte once. `pins` that cannot be read make nothing reclaimable. */
+export function df(larder: Larder): DfReport {
+  const pins = new PinWatch(larder);
+  const usage = measureUsage(larder, pins);
+  const strays = findStrays(larder, DEFAULT_GRACE_MS);
+  const unaccounted = new Set([...strays.targets, ...strays.skipped].map(({ path }) => path));
+  const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
+  const isReadable = pins.read().unreadable.length === 0;
+  const collection = isReadable
+    ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays })
+    : undefined;
+  const reclaimable = new Set(collection?.targets.map(({ path }) => path));
+  const byKind = Map.groupBy(usage.files, (file) => kindOf(file, unaccounted));
+  const { total_bytes, free_bytes } = fileSystemOf(larder.cache.root);
+  return {
+    database: larder.home.database,
+    cache: larder.cache.root,
+    kinds: KINDS.map((kind) => ({ kind, ...sum(byKind.get(kind) ?? [], reclaimable) })),
+    total: sum(usage.files, reclaimable),
+    attribution: attribute(usage.files),
+    file_system: { total_bytes, used_bytes: total_bytes - free_bytes, free_bytes },
+    images: usage.images.map((image) => toImage(image, usage)),
+  };
+}
+
+function kindOf({ kind, path }: UsedFile, unaccounted: ReadonlySet<string>): DfKind {
+  if (kind === "blob" || kind === "foreign") return "stray";
+  return kind !== "staging" && kind !== "lock" && unaccounted.has(path) ? "stray" : kind;
+}
+
+function sum(files: UsedFile[], reclaimable: ReadonlySet<string>): DfRow {
+  const row: DfRow = { files: files.length, bytes: 0, allocated_bytes: 0, reclaimable_bytes: 0 };
+  for (const { path, bytes, allocated } of files) {
+    row.bytes += bytes;
+    row.allocated_bytes += allocated;
+    if (reclaimable.has(path)) row.reclaimable_bytes += allocated;
+  }
+  return row;
+}
+
+function attribute(files: UsedFile[]): DfReport["attribution"] {
+  const total = (some: UsedFile[]) => some.reduce((sum, { allocated }) => sum + allocated, 0);
+  return {
+    own_bytes: total(files.filter(({ images }) => images === 1)),
+    shared_bytes: total(files.filter(({ images }) => images > 1)),
+    unattributed_bytes: total(files.filter(({ images }) => images === 0)),
+  };
+}
+
+function toImage({ manifest, files: needed, lastUsed, pinnedBy }: Usage["images"][number], { files }: Usage): DfImage {
+  const bytes = (shared: boolean) =>
+    needed.reduce((sum, file) => sum + (files[file]!.images > 1 === shared ? files[file]!.allocated : 0), 0);
+  return {
+    digest: manifest.digest,
+    references: manifest.names.map(({ reference }) => reference),
+    own_bytes: bytes(false),
+    shared_bytes: bytes(true),
+    last_used_at: lastUsed === null ? null : new Date(lastUsed).toISOString(),
+    pinned_by: pinnedBy,
+  };
+}

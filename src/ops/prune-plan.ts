@@ -1,0 +1,360 @@
+import { namePins, type Pin } from "../db/pins.ts";
+import { matchGlob } from "../oci/glob.ts";
+import { canonicalReference, isReference, repositoryOf } from "../oci/reference.ts";
+
+/** What may go and what must stay. Durations in milliseconds, sizes in bytes. */
+export interface PrunePolicy {
+  /** References or globs, typed or canonical, that are never evicted. */
+  keep: string[];
+  minAge: number;
+  unused?: boolean;
+  olderThan?: number;
+  keepLast?: number;
+  untagged?: boolean;
+  maxSize?: number;
+  minFree?: { bytes: number } | { percent: number };
+  /** Percentages of the file system: nothing is done below `high`, and then freed down to `low`. */
+  watermarks?: { high: number; low: number };
+}
+
+/** A name of an image. Times are milliseconds since 1970, null where they are not known. */
+export interface PruneName {
+  id: number;
+  reference: string;
+  canonical: string | null;
+  createdAt: number | null;
+}
+
+/** A manifest with everything that a decision about it rests on. */
+export interface PruneImage {
+  manifestId: number;
+  digest: string;
+  /** Empty for an untagged manifest. */
+  names: PruneName[];
+  /** When it was last pulled, loaded or persisted; null where that is not known. */
+  lastUsed: number | null;
+  pinnedBy: Pin[];
+  /** The lock that a pull holds on one of its files, or undefined. */
+  locked?: string;
+  /** Its files, as indexes into `PruneState.files`. */
+  files: number[];
+}
+
+/** The state that a plan is made from. */
+export interface PruneState {
+  images: PruneImage[];
+  /** Allocated bytes of each file; one file may belong to several images. */
+  files: number[];
+  disk: PruneDisk;
+}
+
+/** Figures of the disk, in bytes. */
+export interface PruneDisk {
+  /** Allocated by the whole cache. */
+  cacheBytes: number;
+  /** Of the cache, what belongs to no image and goes with the gc that follows. */
+  garbageBytes: number;
+  totalBytes: number;
+  freeBytes: number;
+}
+
+export type Cause =
+  | "pinned"
+  | "keep"
+  | "min-age"
+  | "locked"
+  | "no-rule"
+  | "within-budget"
+  | "unused"
+  | "older-than"
+  | "keep-last"
+  | "untagged"
+  | "budget"
+  | "unaccounted";
+
+/** What becomes of one name of an image, or of an untagged manifest, and why. */
+export interface Decision {
+  action: "evict" | "keep";
+  reference: string | null;
+  referenceId: number | null;
+  digest: string;
+  manifestId: number;
+  cause: Cause;
+  reason: string;
+  /** Bytes that its eviction frees: those of the files that no other image has by then. */
+  bytes: number;
+}
+
+/** What a budget asks for, in bytes. */
+export interface BudgetTarget {
+  /** To free before anything is decided; 0 if the budget holds already. */
+  needed: number;
+  /** What the plan frees, garbage included. */
+  planned: number;
+  /** What no eviction can free. */
+  missing: number;
+}
+
+export interface PrunePlan {
+  decisions: Decision[];
+  target: BudgetTarget | null;
+}
+
+interface Verdict {
+  cause: Cause;
+  reason: string;
+}
+
+/**
+ * Decides what to evict: a pure function of its arguments. Rules come first, name by name; then the budget, image by
+ * image, least recently used first, on what the rules and the gc that follows leave.
+ */
+export function planPrune({ images, files, disk }: PruneState, policy: PrunePolicy, now: number): PrunePlan {
+  const byAge = [...images].sort((a, b) => lastUsed(a, now) - lastUsed(b, now) || (a.digest < b.digest ? -1 : 1));
+  const ledger = new Ledger(images, files);
+  const rules: Rules = {
+    ...policy,
+    keeps: policy.keep.map(compileKeep),
+    newest: newestNames(images, policy.keepLast, now),
+  };
+  const decisions = new Map<PruneImage, Decision[]>();
+  for (const image of byAge) {
+    const decided = decideByRule(image, rules, now);
+    decisions.set(image, decided);
+    if (isEvicted(decided)) ledger.evict(image);
+  }
+  const needed = bytesNeeded(policy, disk);
+  const missing = needed === null ? 0 : decideByBudget(byAge, decisions, ledger, needed - disk.garbageBytes);
+  attributeBytes(byAge, decisions, new Ledger(images, files));
+  return {
+    decisions: images.flatMap((image) => decisions.get(image)!),
+    target:
+      needed === null ? null : { needed: Math.max(needed, 0), planned: disk.garbageBytes + ledger.freed, missing },
+  };
+}
+
+interface Rules extends PrunePolicy {
+  keeps: Keep[];
+  /** The names that `keepLast` spares, by row id, with their repository. */
+  newest: Map<number, string>;
+}
+
+/** A line of `--keep`; one that is a reference also means every other way to write it. */
+interface Keep {
+  text: string;
+  canonical: string | undefined;
+}
+
+function compileKeep(text: string): Keep {
+  return { text, canonical: isReference(text) ? canonicalReference(text) : undefined };
+}
+
+function isEvicted(decided: Decision[]): boolean {
+  return decided.every(({ action }) => action === "evict");
+}
+
+// A file's bytes count for the image that was the last to hold it, in the order of eviction.
+function attributeBytes(byAge: PruneImage[], decisions: Map<PruneImage, Decision[]>, ledger: Ledger): void {
+  const evicted = byAge.filter((image) => isEvicted(decisions.get(image)!));
+  const byRule = (image: PruneImage) => decisions.get(image)!.every(({ cause }) => cause !== "budget");
+  for (const image of [...evicted.filter(byRule), ...evicted.filter((image) => !byRule(image))]) {
+    decisions.get(image)!.at(-1)!.bytes = ledger.evict(image);
+  }
+}
+
+/** When an image was last used, for comparing: what is unknown or lies in the future counts as now, never as old. */
+function lastUsed(image: PruneImage, now: number): number {
+  return Math.min(image.lastUsed ?? now, now);
+}
+
+function decideByRule(image: PruneImage, rules: Rules, now: number): Decision[] {
+  const shield = protect(image, rules, now);
+  if (image.names.length === 0) {
+    // The gc that follows takes it whatever the rules say.
+    return [
+      decide(image, null, shield ? "keep" : "evict", shield ?? { cause: "untagged", reason: "no reference names it" }),
+    ];
+  }
+  return image.names.map((name) => {
+    const kept = shield ?? protectName(name, rules);
+    if (kept) return decide(image, name, "keep", kept);
+    const verdict = matchRules(image, name, rules, now);
+    return decide(image, name, verdict.cause === "no-rule" ? "keep" : "evict", verdict);
+  });
+}
+
+function decide(
+  image: PruneImage,
+  name: PruneName | null,
+  action: Decision["action"],
+  { cause, reason }: Verdict,
+): Decision {
+  const { digest, manifestId } = image;
+  return {
+    action,
+    reference: name?.reference ?? null,
+    referenceId: name?.id ?? null,
+    digest,
+    manifestId,
+    cause,
+    reason,
+    bytes: 0,
+  };
+}
+
+// What no rule and no budget may touch, whatever its names.
+function protect(image: PruneImage, { minAge }: PrunePolicy, now: number): Verdict | undefined {
+  if (image.pinnedBy.length > 0) return { cause: "pinned", reason: `in use by ${namePins(image.pinnedBy)}` };
+  if (image.locked !== undefined) return { cause: "locked", reason: `a pull holds "${image.locked}"` };
+  const age =
+    now - Math.max(lastUsed(image, now), ...image.names.map(({ createdAt }) => Math.min(createdAt ?? 0, now)));
+  if (age < minAge) return { cause: "min-age", reason: `used ${describe(age)} ago, less than ${describe(minAge)}` };
+  return undefined;
+}
+
+function protectName({ reference, canonical }: PruneName, { keeps }: Rules): Verdict | undefined {
+  const keep = keeps.find(
+    ({ text, canonical: meant }) =>
+      matchGlob(text, reference) || (canonical !== null && (meant === canonical || matchGlob(text, canonical))),
+  );
+  return keep && { cause: "keep", reason: `kept by ${JSON.stringify(keep.text)}` };
+}
+
+function matchRules(image: PruneImage, name: PruneName, rules: Rules, now: number): Verdict {
+  const { unused, olderThan, keepLast, untagged, newest } = rules;
+  const idle = now - lastUsed(image, now);
+  if (untagged) return { cause: "no-rule", reason: "a reference names it" };
+  if (olderThan !== undefined && idle < olderThan) {
+    return { cause: "no-rule", reason: `used ${describe(idle)} ago, less than ${describe(olderThan)}` };
+  }
+  if (keepLast !== undefined && newest.has(name.id))
+    return { cause: "no-rule", reason: `among the newest ${keepLast} of ${newest.get(name.id)}` };
+  if (olderThan !== undefined) return { cause: "older-than", reason: `not used for ${describe(idle)}` };
+  if (keepLast !== undefined)
+    return { cause: "keep-last", reason: `not among the newest ${keepLast} of ${groupOf(name)}` };
+  if (unused) return { cause: "unused", reason: "nothing needs it" };
+  return { cause: "no-rule", reason: "no rule asks for it" };
+}
+
+function newestNames(images: PruneImage[], keepLast: number | undefined, now: number): Map<number, string> {
+  const newest = new Map<number, string>();
+  if (keepLast === undefined) return newest;
+  const created = ({ createdAt }: PruneName) => Math.min(createdAt ?? now, now);
+  const groups = Map.groupBy(
+    images.flatMap(({ names }) => names),
+    groupOf,
+  );
+  for (const [group, names] of groups) {
+    names.sort((a, b) => created(b) - created(a) || b.id - a.id);
+    for (const { id } of names.slice(0, keepLast)) newest.set(id, group);
+  }
+  return newest;
+}
+
+function groupOf({ reference }: PruneName): string {
+  return isReference(reference) ? repositoryOf(reference) : reference;
+}
+
+/** Bytes that a budget asks to free, the largest of all that are given; null without any. */
+function bytesNeeded(
+  { maxSize, minFree, watermarks }: PrunePolicy,
+  { cacheBytes, totalBytes, freeBytes }: PruneDisk,
+): number | null {
+  const needs: number[] = [];
+  if (maxSize !== undefined) needs.push(cacheBytes - maxSize);
+  if (minFree !== undefined)
+    needs.push(("bytes" in minFree ? minFree.bytes : Math.ceil((totalBytes * minFree.percent) / 100)) - freeBytes);
+  if (watermarks !== undefined) {
+    const used = totalBytes - freeBytes;
+    const isHigh = used >= (totalBytes * watermarks.high) / 100;
+    needs.push(isHigh ? used - Math.floor((totalBytes * watermarks.low) / 100) : 0);
+  }
+  return needs.length === 0 ? null : Math.max(...needs);
+}
+
+/** Evicts by budget until the ledger has freed `needed` bytes, and returns how many it cannot free. */
+function decideByBudget(
+  byAge: PruneImage[],
+  decisions: Map<PruneImage, Decision[]>,
+  ledger: Ledger,
+  needed: number,
+): number {
+  const taken: PruneImage[] = [];
+  for (const image of byAge) {
+    if (ledger.freed >= needed) break;
+    if (!isCandidate(image, decisions.get(image)!)) continue;
+    ledger.evict(image);
+    taken.push(image);
+  }
+  const missing = Math.max(needed - ledger.freed, 0);
+  // Where the target is out of reach, what can be reached takes its place: no image goes that does not help.
+  const floor = Math.min(needed, ledger.freed);
+  const evicted = new Set(taken.reverse().filter((image) => !ledger.spare(image, floor)));
+  for (const [image, decided] of decisions) {
+    for (const decision of decided.filter(({ cause }) => cause === "no-rule")) {
+      Object.assign(decision, evicted.has(image) ? OVER_BUDGET : WITHIN_BUDGET);
+    }
+  }
+  return missing;
+}
+
+const OVER_BUDGET: Verdict & Pick<Decision, "action"> = {
+  action: "evict",
+  cause: "budget",
+  reason: "least recently used, and the budget asks for its bytes",
+};
+const WITHIN_BUDGET: Verdict = { cause: "within-budget", reason: "the budget does not ask for it" };
+
+// An image is evicted by budget with all its names or not at all, so one kept name keeps it.
+function isCandidate({ names }: PruneImage, decided: Decision[]): boolean {
+  return (
+    names.length > 0 &&
+    !isEvicted(decided) &&
+    decided.every(({ action, cause }) => action === "evict" || cause === "no-rule")
+  );
+}
+
+/** Counts, file by file, how many images that stay need it. A file is freed by the last of its images to go. */
+class Ledger {
+  freed = 0;
+  private readonly users: Uint32Array;
+
+  constructor(
+    images: PruneImage[],
+    private readonly bytes: number[],
+  ) {
+    this.users = new Uint32Array(bytes.length);
+    for (const { files } of images) for (const file of files) this.users[file]!++;
+  }
+
+  /** Takes an image out, and returns the bytes that this frees. */
+  evict({ files }: PruneImage): number {
+    const before = this.freed;
+    for (const file of files) {
+      this.users[file]!--;
+      if (this.users[file] === 0) this.freed += this.bytes[file]!;
+    }
+    return this.freed - before;
+  }
+
+  /** Puts an image back if `floor` bytes stay freed without it, and tells whether it did. */
+  spare({ files }: PruneImage, floor: number): boolean {
+    const held = files.reduce((sum, file) => sum + (this.users[file] === 0 ? this.bytes[file]! : 0), 0);
+    if (this.freed - held < floor) return false;
+    for (const file of files) this.users[file]!++;
+    this.freed -= held;
+    return true;
+  }
+}
+
+function describe(ms: number): string {
+  const seconds = Math.floor(ms / 1000);
+  for (const [unit, length] of [
+    ["d", 86_400],
+    ["h", 3600],
+    ["m", 60],
+  ] as const) {
+    if (seconds >= 2 * length || seconds === length) return `${Math.floor(seconds / length)}${unit}`;
+  }
+  return `${seconds}s`;
+}

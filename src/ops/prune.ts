@@ -1,0 +1,173 @@
+import { measure } from "../cache/file.ts";
+import type { CachePaths } from "../cache/paths.ts";
+import { findRunningWork } from "../cache/work.ts";
+import { orphanLayers } from "../db/layers.ts";
+import { fileSystemOf } from "../host/disk.ts";
+import { isLocked } from "../host/flock.ts";
+import type { Larder } from "../larder.ts";
+import { isDigest } from "../oci/digest.ts";
+import { canonicalKey } from "../oci/reference.ts";
+import {
+  type CollectedRows,
+  type CollectionPlan,
+  type CollectOptions,
+  collectRows,
+  type Leaving,
+  planCollection,
+} from "./collect.ts";
+import { plannedRows } from "./gc.ts";
+import { PinWatch } from "./pins.ts";
+import {
+  type BudgetTarget,
+  type Decision,
+  type PruneImage,
+  type PrunePlan,
+  type PrunePolicy,
+  type PruneState,
+  planPrune,
+} from "./prune-plan.ts";
+import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
+import { findStrays, type Strays } from "./strays.ts";
+import { sweep } from "./sweep.ts";
+import { measureUsage, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
+
+export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
+  policy: PrunePolicy;
+  dryRun: boolean;
+}
+
+/** Why each image stays or goes, what the budget asks for, and what became of rows and files. */
+export interface PruneReport extends DiskReport {
+  decisions: (Omit<Decision, "referenceId" | "manifestId"> & { last_used_at: string | null })[];
+  target: BudgetTarget | null;
+  references: string[];
+  manifests: string[];
+  layers: string[];
+  unsafe: string[];
+  spared: CollectedRows["spared"];
+  unaccounted: string | null;
+}
+
+/**
+ * Evicts images by policy, then collects: a plan from what is on record and on disk, the rows in short transactions
+ * that ask again, then the files under the guards. A dry run prints the plan that the same call would apply.
+ */
+export async function prune(larder: Larder, options: PruneOptions): Promise<PruneReport> {
+  const pins = new PinWatch(larder);
+  const now = larder.now();
+  const usage = measureUsage(larder, pins);
+  const strays = findStrays(larder, options.grace);
+  // An image whose digest is no digest has no files that could be named, and no policy may take it.
+  const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
+  const plan = planPrune(readState(larder, usage, used, strays, now, options.grace), options.policy, now);
+  const spare = new Set(
+    plan.decisions
+      .filter(({ action, reference }) => action === "keep" && reference === null)
+      .map(({ digest }) => digest),
+  );
+  const collection = planCollection(larder, pins, options, { evicted: leavingBy(plan, used), spare, strays });
+  if (options.dryRun) {
+    return {
+      ...report(plan, used, collection, plannedRows(collection)),
+      ...reportPlanned(larder, collection.targets, collection.skipped),
+    };
+  }
+  const rows = await collectRows(larder, collection, pins, options);
+  const deleted = await sweep(larder, collection.targets, options);
+  return { ...report(plan, used, collection, rows), ...reportDeleted(larder, deleted, collection.skipped) };
+}
+
+function readState(
+  larder: Larder,
+  { files }: Usage,
+  used: UsedImage[],
+  strays: Strays,
+  now: number,
+  grace: number,
+): PruneState {
+  const { cache } = larder;
+  const isWorking = findRunningWork(cache, now, grace) !== undefined;
+  const orphans = orphanLayers(larder.db).flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
+  const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphans]);
+  const sum = (some: UsedFile[]) => some.reduce((total, { allocated }) => total + allocated, 0);
+  const { total_bytes, free_bytes } = fileSystemOf(cache.root);
+  return {
+    images: used.map((image) => toPruneImage(cache, image, isWorking, now, grace)),
+    files: files.map(({ allocated }) => allocated),
+    disk: {
+      cacheBytes: sum(files),
+      garbageBytes: sum(files.filter(({ path }) => garbage.has(path))),
+      totalBytes: total_bytes,
+      freeBytes: free_bytes,
+    },
+  };
+}
+
+function toPruneImage(cache: CachePaths, image: UsedImage, isWorking: boolean, now: number, grace: number): PruneImage {
+  const { manifest, canonicals, lastUsed, pinnedBy, files } = image;
+  const names = manifest.names.map(({ id, reference, createdAt }, i) => ({
+    id,
+    reference,
+    createdAt,
+    canonical: canonicals[i]!,
+  }));
+  const locked = isWorking ? findHeldFile(cache, image, now, grace) : undefined;
+  return {
+    manifestId: manifest.id,
+    digest: manifest.digest,
+    names,
+    lastUsed,
+    pinnedBy,
+    files,
+    ...(locked !== undefined && { locked }),
+  };
+}
+
+// A lock that is held, or a metadata file that the running work may just have written.
+function findHeldFile(
+  cache: CachePaths,
+  { manifest, canonicals }: UsedImage,
+  now: number,
+  grace: number,
+): string | undefined {
+  const metadata = canonicals.flatMap((canonical) =>
+    canonical === null ? [] : cache.metadata(canonicalKey(canonical)),
+  );
+  const layers = manifest.layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).lock! : []));
+  const fsmeta = isDigest(manifest.digest) ? [cache.fsmeta(manifest.digest).lock!] : [];
+  const held = [...metadata.map(({ lock }) => lock), ...fsmeta, ...layers].find(isLocked);
+  return held ?? metadata.find(({ path }) => now - (measure(path)?.mtimeMs ?? 0) < grace)?.path;
+}
+
+// The names that go, by manifest. An untagged manifest is left to the gc.
+function leavingBy(plan: PrunePlan, used: UsedImage[]): Leaving[] {
+  const evicted = new Set(
+    plan.decisions.filter(({ action }) => action === "evict").map(({ referenceId }) => referenceId),
+  );
+  return used.flatMap(({ manifest: { id, digest, names } }) => {
+    const drop = names
+      .filter((name) => evicted.has(name.id))
+      .map(({ id, reference, storedUpdatedAt }) => ({ id, reference, updatedAt: storedUpdatedAt }));
+    return drop.length > 0 ? [{ id, digest, drop }] : [];
+  });
+}
+
+function report(plan: PrunePlan, used: UsedImage[], { unsafe, unaccounted }: CollectionPlan, rows: CollectedRows) {
+  const lastUsed = new Map(used.map(({ manifest, lastUsed }) => [manifest.id, lastUsed]));
+  const decisions = plan.decisions.map(({ referenceId: _, manifestId, ...decision }) => {
+    const ms = lastUsed.get(manifestId) ?? null;
+    return {
+      ...decision,
+      ...(unaccounted !== null && STAYS),
+      last_used_at: ms === null ? null : new Date(ms).toISOString(),
+    };
+  });
+  return { decisions, target: plan.target, ...rows, unsafe, unaccounted };
+}
+
+const STAYS = {
+  action: "keep",
+  cause: "unaccounted",
+  reason: "the catalogue does not account for its cache",
+  bytes: 0,
+} as const;

@@ -1,0 +1,133 @@
+import { allocatedBytes, measure, measureTree } from "../cache/file.ts";
+import { readFlatRef } from "../cache/flat.ts";
+import type { CacheFile, Kind } from "../cache/paths.ts";
+import { scanEverything } from "../cache/scan.ts";
+import type { Pin } from "../db/pins.ts";
+import { listUsage, type ManifestUsage } from "../db/usage.ts";
+import { readTransaction } from "../db/write.ts";
+import type { Larder } from "../larder.ts";
+import { canonicalKey, canonicalReference, isReference } from "../oci/reference.ts";
+import type { PinWatch } from "./pins.ts";
+
+/** A file of the cache, measured. Sizes in bytes. */
+export interface UsedFile {
+  kind: Kind;
+  path: string;
+  /** Length. */
+  bytes: number;
+  /** Blocks on the disk; 0 for a further link to a file that was counted already. */
+  allocated: number;
+  mtimeMs: number;
+  /** How many images need it; 0 for what belongs to none. */
+  images: number;
+}
+
+/** An image with the files that it needs, as indexes into `Usage.files`. */
+export interface UsedImage {
+  manifest: ManifestUsage;
+  pinnedBy: Pin[];
+  /** Milliseconds since 1970; null where it is not known. */
+  lastUsed: number | null;
+  /** Canonical form of each of its names, null for one that is no reference. */
+  canonicals: (string | null)[];
+  files: number[];
+}
+
+export interface Usage {
+  files: UsedFile[];
+  images: UsedImage[];
+}
+
+/** Measures every file of the cache once, and finds out which images need it. */
+export function measureUsage(larder: Larder, pins: PinWatch): Usage {
+  const { manifests, byDigest } = readTransaction(larder.db, () => ({
+    manifests: listUsage(larder.db),
+    byDigest: pins.read().byDigest,
+  }));
+  const files: UsedFile[] = [];
+  const index = indexFiles(larder, files);
+  const images = manifests.map((manifest): UsedImage => {
+    const canonicals = manifest.names.map(({ reference }) =>
+      isReference(reference) ? canonicalReference(reference) : null,
+    );
+    const keys = new Set(canonicals.flatMap((canonical) => (canonical === null ? [] : canonicalKey(canonical))));
+    const needed = new Set([
+      ...[...keys].flatMap((key) => index.metadata.get(key) ?? []),
+      ...(index.manifests.get(manifest.digest) ?? []),
+      ...manifest.layers.flatMap(({ diffId }) => index.layers.get(diffId) ?? []),
+    ]);
+    for (const file of needed) files[file]!.images++;
+    return {
+      manifest,
+      pinnedBy: byDigest.get(manifest.digest) ?? [],
+      lastUsed: lastUse(manifest),
+      canonicals,
+      files: [...needed],
+    };
+  });
+  return { files, images };
+}
+
+// msb refreshes a layer for every image that has it, so it tells about this image only where no other has it. One use
+// that cannot be dated makes the latest unknown; an untagged image has only its own age to go by.
+function lastUse({ createdAt, names, layers }: ManifestUsage): number | null {
+  const uses = names.length > 0 ? names.map((name) => name.updatedAt ?? name.createdAt) : [createdAt];
+  const own = layers.filter(({ manifests }) => manifests === 1).map(({ lastUsedAt }) => lastUsedAt ?? 0);
+  const dated = uses.filter((use) => use !== null);
+  return dated.length === uses.length ? Math.max(...dated, ...own) : null;
+}
+
+interface FileIndex {
+  metadata: Map<string, number>;
+  /** vmdk, fsmeta, flat ref and flat blob of a manifest. */
+  manifests: Map<string, number[]>;
+  layers: Map<string, number>;
+}
+
+function indexFiles(larder: Larder, files: UsedFile[]): FileIndex {
+  const index: FileIndex = { metadata: new Map(), manifests: new Map(), layers: new Map() };
+  const refs = new Map<string, string[]>();
+  const linked = new Set<string>();
+  for (const file of scanEverything(larder.cache)) {
+    const stat = measure(file.path);
+    if (!stat) continue;
+    const again = stat.nlink > 1 && !stat.isDirectory() && linked.has(`${stat.dev}:${stat.ino}`);
+    if (stat.nlink > 1) linked.add(`${stat.dev}:${stat.ino}`);
+    const { bytes, allocated } = stat.isDirectory()
+      ? measureTree(file.path)
+      : { bytes: stat.size, allocated: allocatedBytes(stat) };
+    addToIndex(index, refs, file, files.length);
+    files.push({
+      kind: file.kind,
+      path: file.path,
+      bytes,
+      allocated: again ? 0 : allocated,
+      mtimeMs: stat.mtimeMs,
+      images: 0,
+    });
+  }
+  return index;
+}
+
+// Refs are scanned before blobs, so a blob finds the manifests that need it.
+function addToIndex(
+  index: FileIndex,
+  refs: Map<string, string[]>,
+  { kind, path, digest, key }: CacheFile,
+  number: number,
+): void {
+  if (kind === "metadata") index.metadata.set(key!, number);
+  if (kind === "layer") index.layers.set(digest!, number);
+  if (kind === "vmdk" || kind === "fsmeta" || kind === "flat_ref") push(index.manifests, digest!, number);
+  if (kind === "flat_ref") {
+    const ref = readFlatRef(path);
+    if (ref) push(refs, ref.artifact_digest, digest!);
+  }
+  if (kind === "flat_blob") for (const manifest of refs.get(digest!) ?? []) push(index.manifests, manifest, number);
+}
+
+function push<T>(map: Map<string, T[]>, key: string, value: T): void {
+  const values = map.get(key);
+  if (values) values.push(value);
+  else map.set(key, [value]);
+}
