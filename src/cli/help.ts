@@ -1,4 +1,5 @@
 import { type ArgsDef, renderUsage } from "citty";
+import type { Flags } from "./arguments.ts";
 import { type Command, GLOBAL_FLAGS } from "./command.ts";
 import { NAME, VERSION } from "./version.ts";
 
@@ -34,7 +35,7 @@ export async function helpOfRoot(commands: Command[]): Promise<string> {
       version: VERSION,
       description: "Keeps the image store of a microsandbox host: its catalogue of OCI images and its cache of layers.",
     },
-    args: { ...GLOBAL_FLAGS, version: { type: "boolean", description: "print name and version" } } as ArgsDef,
+    args: forCitty({ ...GLOBAL_FLAGS, version: { type: "boolean", description: "print name and version" } }),
     subCommands: Object.fromEntries(
       commands.map(({ name, aliases = [], summary }) => [
         name,
@@ -53,6 +54,11 @@ export async function helpOfRoot(commands: Command[]): Promise<string> {
       [6, "target not reachable"],
     ])}`,
   ]);
+}
+
+// citty wants its option lists mutable, and changes none.
+function forCitty(flags: Flags): ArgsDef {
+  return flags as unknown as ArgsDef;
 }
 
 function exits(codes: [code: number, meaning: string][]): string {
