@@ -15,7 +15,7 @@ export async function helpOf(command: Command): Promise<string> {
   const usage = await renderUsage(
     {
       meta: { name: command.name, description: command.summary },
-      args: { ...command.flags, ...GLOBAL_FLAGS } as ArgsDef,
+      args: forCitty({ ...command.flags, ...GLOBAL_FLAGS }),
     },
     { meta: { name: NAME, version: VERSION } },
   );
