@@ -15,6 +15,7 @@ const COMMANDS: Record<string, Loader> = {
   remove: () => import("./cli/remove.ts"),
   gc: () => import("./cli/gc.ts"),
   prune: () => import("./cli/prune.ts"),
+  check: () => import("./cli/check.ts"),
   df: () => import("./cli/df.ts"),
 };
 const ALIASES: Record<string, string> = { ls: "list", rm: "remove" };

@@ -1,3 +1,4 @@
+import { existsSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { type Digest, isDigest } from "../oci/digest.ts";
 
@@ -59,7 +60,15 @@ function unstem(text: string): Digest | undefined {
 
 /** The files of one cache, by what they belong to. */
 export class CachePaths {
+  private resolvedRoot: string | undefined;
+
   constructor(readonly root: string) {}
+
+  /** The root with no link in it, as msb writes it into a VMDK; as given where it does not exist. */
+  get realRoot(): string {
+    this.resolvedRoot ??= existsSync(this.root) ? realpathSync(this.root) : this.root;
+    return this.resolvedRoot;
+  }
 
   folder(folder: Folder | typeof LOCK_FOLDER): string {
     return join(this.root, folder);

@@ -159,6 +159,16 @@ export function upsertReference(db: Database, reference: string, manifestId: num
   ).run(reference, manifestId, time);
 }
 
+/** Points a reference at a manifest if the one that it points at does not exist; its times stay. */
+export function repointDangling(db: Database, reference: string, manifestId: number): void {
+  db.query(
+    `UPDATE image_ref
+     SET manifest_id = ?
+     WHERE reference = ?
+       AND NOT EXISTS (SELECT 1 FROM manifest WHERE manifest.id = image_ref.manifest_id)`,
+  ).run(manifestId, reference);
+}
+
 /** Drops image_ref rows by id. */
 export function deleteReferences(db: Database, ids: number[]): void {
   db.query("DELETE FROM image_ref WHERE id IN (SELECT value FROM json_each(?))").run(JSON.stringify(ids));

@@ -66,17 +66,24 @@ export function listLayers(db: Database, manifestId: number): LayerRow[] {
 }
 
 /**
- * Puts a layer on record, used `now`, and returns its row id. `erofsSize` is the artifact's length in bytes where the
- * cache has it; a row's other facts are kept, since other images rely on them.
+ * Puts a layer on record, and returns its row id. `erofsSize` is the artifact's length in bytes where the cache has
+ * it; a row's other facts are kept, since other images rely on them. A layer on record already counts as used `now`
+ * if `isUse`.
  */
-export function upsertLayer(db: Database, layer: LayerMetadata, erofsSize: number | undefined, now: number): number {
+export function upsertLayer(
+  db: Database,
+  layer: LayerMetadata,
+  erofsSize: number | undefined,
+  now: number,
+  isUse: boolean,
+): number {
   const size = layer.size_bytes;
   const { id } = db
-    .query<{ id: bigint }, [string, string, string | null, bigint | null, number | null, string]>(
+    .query<{ id: bigint }, [string, string, string | null, bigint | null, number | null, string, boolean]>(
       `INSERT INTO layer (diff_id, blob_digest, media_type, compressed_size_bytes, erofs_size_bytes, created_at, last_used_at)
        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
        ON CONFLICT (diff_id) DO UPDATE
-       SET last_used_at = excluded.last_used_at,
+       SET last_used_at = iif(?7, excluded.last_used_at, layer.last_used_at),
            erofs_size_bytes = coalesce(excluded.erofs_size_bytes, layer.erofs_size_bytes)
        RETURNING id`,
     )
@@ -87,6 +94,7 @@ export function upsertLayer(db: Database, layer: LayerMetadata, erofsSize: numbe
       size === null ? null : saturate(size),
       erofsSize ?? null,
       writeTimestamp(now),
+      isUse,
     )!;
   return Number(id);
 }
@@ -180,4 +188,22 @@ export function listDiffIds(db: Database): string[] {
     .query<{ diff_id: unknown }, []>("SELECT diff_id FROM layer")
     .all()
     .map(({ diff_id }) => String(diff_id));
+}
+
+/** What is on record of every layer's artifact size, in bytes; null where nothing is. */
+export function listErofsSizes(db: Database): { diffId: string; erofsSize: bigint | null }[] {
+  return db
+    .query<{ diff_id: unknown; erofs_size_bytes: unknown }, []>(
+      "SELECT diff_id, erofs_size_bytes FROM layer ORDER BY id",
+    )
+    .all()
+    .map(({ diff_id, erofs_size_bytes }) => ({
+      diffId: String(diff_id),
+      erofsSize: typeof erofs_size_bytes === "bigint" ? erofs_size_bytes : null,
+    }));
+}
+
+/** Records the size of a layer's artifact, in bytes. */
+export function setErofsSize(db: Database, diffId: string, bytes: number): void {
+  db.query("UPDATE layer SET erofs_size_bytes = ? WHERE diff_id = ?").run(bytes, diffId);
 }

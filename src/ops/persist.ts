@@ -1,3 +1,4 @@
+import type { Database } from "bun:sqlite";
 import { measure } from "../cache/file.ts";
 import { readMetadata } from "../cache/metadata.ts";
 import { upsertConfig } from "../db/configs.ts";
@@ -55,6 +56,20 @@ export function persist(larder: Larder, entries: Entry[]): Persisted[] {
 }
 
 function persistOne({ db }: Larder, { reference, metadata }: Entry, sizes: Map<Digest, number>, now: number): void {
+  upsertReference(db, reference, recordImage(db, metadata, sizes, now, true), now);
+}
+
+/**
+ * Writes an image's rows inside the caller's transaction, and returns its manifest's row id. `sizes` are the lengths
+ * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`.
+ */
+export function recordImage(
+  db: Database,
+  metadata: ImageMetadata,
+  sizes: Map<Digest, number>,
+  now: number,
+  isUse: boolean,
+): number {
   const { layers } = metadata;
   const fields = {
     configDigest: metadata.config_digest,
@@ -63,9 +78,9 @@ function persistOne({ db }: Larder, { reference, metadata }: Entry, sizes: Map<D
   };
   const manifestId = upsertManifest(db, metadata.manifest_digest, fields, platformOf(metadata), HOST, now);
   upsertConfig(db, manifestId, metadata.config_digest, metadata.config, now);
-  const layerIds = layers.map((layer) => upsertLayer(db, layer, sizes.get(layer.diff_id), now));
+  const layerIds = layers.map((layer) => upsertLayer(db, layer, sizes.get(layer.diff_id), now, isUse));
   setJunctions(db, manifestId, layerIds);
-  upsertReference(db, reference, manifestId, now);
+  return manifestId;
 }
 
 /** The sum of the layers' compressed sizes in bytes, at most 2^63-1; a layer of unknown size counts nothing. */
@@ -73,7 +88,8 @@ export function totalSize(metadata: ImageMetadata): bigint {
   return saturate(metadata.layers.reduce((sum, layer) => sum + (layer.size_bytes ?? 0n), 0n));
 }
 
-function measureArtifacts({ cache }: Larder, entries: Entry[]): Map<Digest, number> {
+/** The lengths of the artifacts that the cache has of these images, in bytes, by diff ID. */
+export function measureArtifacts({ cache }: Larder, entries: Pick<Entry, "metadata">[]): Map<Digest, number> {
   const sizes = new Map<Digest, number>();
   const diffIds = new Set(entries.flatMap(({ metadata }) => metadata.layers.map(({ diff_id }) => diff_id)));
   for (const diffId of diffIds) {

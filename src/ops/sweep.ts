@@ -25,8 +25,16 @@ export interface SweepOptions {
 /** Default grace, in milliseconds. */
 export const DEFAULT_GRACE_MS = 10 * 60 * 1000;
 
-/** Deletes files under the guards of `deleteGuarded`, asking the catalogue on a connection of its own. */
-export async function sweep(larder: Larder, targets: Target[], options: SweepOptions): Promise<DeleteReport> {
+/**
+ * Deletes files under the guards of `deleteGuarded`, asking the catalogue on a connection of its own. `wanted` takes
+ * the place of "does a row want it" where a file goes although a row does.
+ */
+export async function sweep(
+  larder: Larder,
+  targets: Target[],
+  options: SweepOptions,
+  wanted?: (file: CacheFile) => string | undefined,
+): Promise<DeleteReport> {
   if (targets.length === 0) return { deleted: [], skipped: [], failed: [] };
   using db = openForWriting(larder.home.database);
   if (!db)
@@ -45,7 +53,7 @@ export async function sweep(larder: Larder, targets: Target[], options: SweepOpt
         wants.begin();
         work();
       }),
-    wanted: (file) => wants.reason(file),
+    wanted: wanted ?? ((file) => wants.reason(file)),
     ...(options.stopped && { stopped: options.stopped }),
   });
 }

@@ -1,0 +1,150 @@
+import { basename, dirname, join } from "node:path";
+import { type ArtifactFault, examineErofs, examineErofsDeep, examineKind, readExtents } from "../../cache/artifact.ts";
+import { measure } from "../../cache/file.ts";
+import { readFlatRef } from "../../cache/flat.ts";
+import { hashFile } from "../../cache/hash.ts";
+import type { CacheFile } from "../../cache/paths.ts";
+import { listErofsSizes } from "../../db/layers.ts";
+import { listUsage, type ManifestUsage } from "../../db/usage.ts";
+import type { Larder } from "../../larder.ts";
+import { type Digest, isDigest } from "../../oci/digest.ts";
+import { type Problem, problem } from "./problem.ts";
+
+/** Told how many of the layers and images were looked at. */
+export type Progress = (done: number, total: number) => void;
+
+/** Checks the files that rows need: layers, merged trees, disks and flat roots. */
+export function* checkArtifacts(larder: Larder, deep: boolean, progress?: Progress): Generator<Problem> {
+  const { cache, db } = larder;
+  const manifests = listUsage(db).filter(({ digest }) => isDigest(digest));
+  const pulled = manifests.filter(({ names }) => names.length > 0);
+  const layers = new Set(manifests.flatMap(({ layers }) => layers.map(({ diffId }) => diffId)).filter(isDigest));
+  const faulty = new Set<string>();
+  let done = 0;
+  for (const diffId of layers) {
+    const file = cache.layer(diffId);
+    const fault = deep ? examineErofsDeep(file.path) : examineErofs(file.path);
+    if (fault) {
+      faulty.add(file.path);
+      yield faultOf(file, `layer ${diffId}`, fault);
+    }
+    progress?.(++done, layers.size + pulled.length);
+  }
+  yield* checkSizes(larder, faulty);
+  for (const manifest of pulled) {
+    yield* checkManifestFiles(larder, manifest, deep);
+    progress?.(++done, layers.size + pulled.length);
+  }
+}
+
+function faultOf(file: CacheFile, subject: string, fault: ArtifactFault): Problem {
+  // Nothing is lost with what msb would reject; a folder may hold anything, and a checksum msb does not look at.
+  const isDiscardable = fault === "empty" || fault === "misaligned" || fault === "not-erofs" || fault === "is-link";
+  return problem(
+    `artifact-${fault}`,
+    subject,
+    `"${file.path}" ${FAULTS[fault]}`,
+    isDiscardable ? { kind: "discard", file } : undefined,
+  );
+}
+
+const FAULTS: Record<ArtifactFault, string> = {
+  missing: "does not exist",
+  empty: "is empty",
+  misaligned: "is no whole number of 4 KiB blocks",
+  "not-erofs": "is not an EROFS image with a root folder",
+  "is-folder": "is a folder",
+  "is-link": "is a link",
+  "not-a-file": "is not a regular file",
+  "bad-checksum": "has a superblock whose checksum does not hold",
+};
+
+function* checkSizes({ db, cache }: Larder, faulty: ReadonlySet<string>): Generator<Problem> {
+  for (const { diffId, erofsSize } of listErofsSizes(db)) {
+    if (!isDigest(diffId)) continue;
+    const { path } = cache.layer(diffId);
+    const stat = faulty.has(path) ? undefined : measure(path);
+    if (!stat?.isFile() || erofsSize === BigInt(stat.size)) continue;
+    const mend = { kind: "size", diffId, bytes: stat.size } as const;
+    const subject = `layer ${diffId}`;
+    if (erofsSize === null)
+      yield problem("erofs-size-unrecorded", subject, `its artifact has ${stat.size} bytes`, mend);
+    else
+      yield problem(
+        "erofs-size-mismatch",
+        subject,
+        `${erofsSize} bytes are on record, and its artifact has ${stat.size}`,
+        mend,
+      );
+  }
+}
+
+function* checkManifestFiles(larder: Larder, { digest, names }: ManifestUsage, deep: boolean): Generator<Problem> {
+  const { cache } = larder;
+  const subject = names[0]?.reference ?? digest;
+  const ref = cache.flatRef(digest as Digest);
+  const isFlat = measure(ref.path) !== undefined;
+  const fsmeta = cache.fsmeta(digest as Digest);
+  const fault = deep ? examineErofsDeep(fsmeta.path) : examineErofs(fsmeta.path);
+  // An image that was materialized flat needs no merged tree and no disk.
+  if (fault && !(fault === "missing" && isFlat)) yield faultOf(fsmeta, subject, fault);
+  yield* checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat);
+  if (isFlat) yield* checkFlat(larder, ref, subject, deep);
+}
+
+function* checkVmdk(larder: Larder, file: CacheFile, subject: string, isFlat: boolean): Generator<Problem> {
+  const fault = examineKind(measure(file.path));
+  if (fault) {
+    if (!(fault === "missing" && isFlat)) yield faultOf(file, subject, fault);
+    return;
+  }
+  const extents = readExtents(file.path);
+  if (extents.length === 0) {
+    yield problem("vmdk-unreadable", subject, `"${file.path}" names no extent`, { kind: "discard", file });
+    return;
+  }
+  const missing = extents.find(({ path }) => !measure(path)?.isFile());
+  const strange = extents.find(({ path }) => path !== relocated(larder, path));
+  if (strange) {
+    // Only if every file lies in this cache now can the disk be pointed at them.
+    const canMove = extents.every(
+      ({ path }) => measure(relocated(larder, path) ?? path)?.isFile() && relocated(larder, path) !== undefined,
+    );
+    yield problem(
+      "vmdk-mislocated",
+      subject,
+      `"${file.path}" names "${strange.path}"`,
+      canMove ? { kind: "relocate", file } : undefined,
+    );
+  } else if (missing) {
+    yield problem("vmdk-extent-missing", subject, `"${file.path}" names "${missing.path}", which does not exist`);
+  }
+}
+
+/** Where the file that an extent names lies in this cache; undefined for a path that is none of a cache. */
+export function relocated({ cache }: Larder, path: string): string | undefined {
+  const folder = basename(dirname(path));
+  if (folder !== "layers" && folder !== "fsmeta") return undefined;
+  const { kind } = cache.classify(folder, basename(path));
+  return kind === "layer" || kind === "fsmeta" ? join(cache.realRoot, folder, basename(path)) : undefined;
+}
+
+function* checkFlat({ cache }: Larder, file: CacheFile, subject: string, deep: boolean): Generator<Problem> {
+  const ref = readFlatRef(file.path);
+  if (ref?.manifest_digest !== file.digest || !ref) {
+    yield problem("flat-ref-unreadable", subject, `"${file.path}" cannot be used`);
+    return;
+  }
+  const blob = cache.flatBlob(ref.artifact_digest);
+  const stat = measure(blob.path);
+  const fault = examineKind(stat);
+  if (fault) yield problem(`artifact-${fault}`, subject, `"${blob.path}" ${FAULTS[fault]}`);
+  else if (stat!.size !== ref.virtual_size_bytes)
+    yield problem(
+      "flat-blob-size",
+      subject,
+      `"${blob.path}" has ${stat!.size} bytes, and ${ref.virtual_size_bytes} belong there`,
+    );
+  else if (deep && hashFile(blob.path) !== ref.artifact_digest)
+    yield problem("flat-blob-digest", subject, `"${blob.path}" does not have the digest in its name`);
+}

@@ -1,0 +1,187 @@
+import { readMetadataFile } from "../../cache/metadata.ts";
+import { type ConfigRow, findConfig } from "../../db/configs.ts";
+import { type ImageRow, listImages, listUntagged } from "../../db/images.ts";
+import { type LayerRow, listLayers } from "../../db/layers.ts";
+import { asLarderError } from "../../error.ts";
+import type { Larder } from "../../larder.ts";
+import { isDigest, sha256 } from "../../oci/digest.ts";
+import { type ImageMetadata, platformOf } from "../../oci/metadata.ts";
+import { cacheKey, canonicalReference, isReference } from "../../oci/reference.ts";
+import { totalSize } from "../persist.ts";
+import { type Mend, type Problem, type ProblemCode, problem } from "./problem.ts";
+
+/** Checks every image: its rows against each other, and against the metadata that msb keeps of it. */
+export function* checkImages(larder: Larder, deep: boolean): Generator<Problem> {
+  const rows = listImages(larder.db);
+  yield* checkConflicts(rows);
+  const seen = new Set<number>();
+  for (const row of rows) {
+    const metadata = yield* checkMetadata(larder, row, deep);
+    yield* checkReference(row, metadata);
+    if (row.manifestId === null || seen.has(row.manifestId)) continue;
+    seen.add(row.manifestId);
+    yield* checkManifest(larder, row, metadata);
+  }
+  for (const row of listUntagged(larder.db)) {
+    const digest = String(row.digest);
+    yield problem("untagged-manifest", digest, "no reference names it");
+    yield* checkManifest(larder, row, undefined);
+  }
+}
+
+function* checkConflicts(rows: ImageRow[]): Generator<Problem> {
+  const named = rows.filter(({ reference }) => reference !== null && isReference(reference));
+  for (const [canonical, same] of Map.groupBy(named, ({ reference }) => canonicalReference(reference!))) {
+    if (new Set(same.map(({ digest }) => digest)).size > 1) {
+      yield problem(
+        "reference-conflict",
+        canonical,
+        `${same.map(({ reference }) => reference).join(" and ")} mean it, and name different images`,
+      );
+    }
+  }
+}
+
+function* checkReference(row: ImageRow, metadata: ImageMetadata | undefined): Generator<Problem> {
+  const reference = row.reference ?? `image_ref row ${row.id}`;
+  if (row.reference === null || !isReference(row.reference))
+    yield problem("reference-invalid", reference, "it is not an image reference");
+  const mend = rebuildBy(row, metadata);
+  for (const what of row.damage) {
+    // A row whose manifest is gone can be rebuilt; a time of its own that is unreadable can not.
+    if (what.includes("time")) yield problem("timestamp-unreadable", reference, what);
+    else yield problem(what.startsWith("manifest") ? "foreign-key" : "column-unreadable", reference, what, mend);
+  }
+}
+
+/** Checks the metadata file of a name, and returns it where it speaks for the image on record. */
+function* checkMetadata(larder: Larder, row: ImageRow, deep: boolean): Generator<Problem, ImageMetadata | undefined> {
+  if (row.reference === null || !isReference(row.reference)) return undefined;
+  const { path } = larder.cache.metadata(cacheKey(row.reference));
+  let metadata: ImageMetadata | undefined;
+  try {
+    metadata = readMetadataFile(path);
+  } catch (error) {
+    yield problem("metadata-unreadable", row.reference, asLarderError(error).message);
+    return undefined;
+  }
+  if (!metadata) {
+    yield problem("metadata-missing", row.reference, `there is no "${path}"`);
+    return undefined;
+  }
+  // A reference whose manifest row is gone has nothing but its metadata to go by.
+  if (row.digest !== null && metadata.manifest_digest !== row.digest) {
+    yield problem(
+      "metadata-mismatch",
+      row.reference,
+      `"${path}" is about ${metadata.manifest_digest}, and ${row.digest} is on record`,
+    );
+    return undefined;
+  }
+  if (metadata.raw_manifest_json === undefined || metadata.raw_config_json === undefined) {
+    yield problem("metadata-old-shape", row.reference, `"${path}" is of msb 0.4.4's shape`);
+  } else if (deep) {
+    yield* checkRaw(row.reference, metadata, metadata.raw_manifest_json, metadata.raw_config_json);
+  }
+  return metadata;
+}
+
+function* checkRaw(reference: string, metadata: ImageMetadata, manifest: string, config: string): Generator<Problem> {
+  const claims = [
+    ["manifest", manifest, metadata.manifest_digest],
+    ["config", config, metadata.config_digest],
+  ] as const;
+  for (const [name, text, digest] of claims) {
+    if (!digest.startsWith("sha256:")) continue;
+    const found = sha256(text);
+    if (found !== digest)
+      yield problem("raw-digest-mismatch", reference, `its raw ${name} has the digest ${found}, and claims ${digest}`);
+  }
+}
+
+function* checkManifest(larder: Larder, row: ImageRow, metadata: ImageMetadata | undefined): Generator<Problem> {
+  const { manifestId, digest } = row;
+  const subject = row.reference ?? digest ?? `manifest row ${manifestId}`;
+  const mend = rebuildBy(row, metadata);
+  if (digest !== null && !isDigest(digest))
+    yield problem("digest-invalid", subject, `${JSON.stringify(digest.slice(0, 100))} is not a digest`);
+  const layers = listLayers(larder.db, manifestId!);
+  yield* checkLayers(row, layers, metadata, subject, mend);
+  const config = findConfig(larder.db, manifestId!);
+  if (!config) yield problem("config-missing", subject, "its manifest has no config row", mend);
+  else yield* checkConfig(config, metadata, subject, mend);
+  const platform = metadata && platformOf(metadata);
+  if (
+    platform &&
+    (platform.architecture !== row.architecture || platform.os !== row.os || platform.variant !== row.variant)
+  ) {
+    yield problem(
+      "platform-outdated",
+      subject,
+      `its config says ${writePlatform(platform)}, and ${writePlatform(row)} is on record`,
+      mend,
+    );
+  }
+}
+
+function* checkLayers(
+  row: ImageRow,
+  layers: LayerRow[],
+  metadata: ImageMetadata | undefined,
+  subject: string,
+  mend: Mend | undefined,
+): Generator<Problem> {
+  const report = (code: ProblemCode, message: string) => problem(code, subject, message, mend);
+  // An image without layers is legitimate; it says so itself.
+  const expected = metadata?.layers.length ?? row.layerCount;
+  if (layers.length === 0 && expected !== 0) yield report("layers-missing", "its manifest has no layers on record");
+  else if (row.layerCount !== layers.length)
+    yield report("layer-count-mismatch", `layer_count is ${row.layerCount}, and ${layers.length} are on record`);
+  if (layers.some(({ position }, i) => position !== i))
+    yield report("position-gap", "its layers' positions do not count from 0 without a gap");
+  if (metadata && row.sizeBytes !== totalSize(metadata)) {
+    yield report("size-mismatch", `total_size_bytes is ${row.sizeBytes}, and its layers have ${totalSize(metadata)}`);
+  }
+  if (
+    metadata &&
+    layers.length > 0 &&
+    layers.map(({ diffId }) => diffId).join() !== metadata.layers.map(({ diff_id }) => diff_id).join()
+  ) {
+    yield report("layers-missing", "the layers on record are not those that its metadata names");
+  }
+  for (const layer of layers) {
+    const name = `layer ${layer.diffId ?? layer.position}`;
+    for (const what of layer.damage)
+      yield problem(what.includes("time") ? "timestamp-unreadable" : "column-unreadable", name, what);
+    if (layer.diffId !== null && !isDigest(layer.diffId))
+      yield problem(
+        "digest-invalid",
+        subject,
+        `the diff ID ${JSON.stringify(layer.diffId.slice(0, 100))} of a layer is not a digest`,
+      );
+  }
+}
+
+function* checkConfig(
+  config: ConfigRow,
+  metadata: ImageMetadata | undefined,
+  subject: string,
+  mend: Mend | undefined,
+): Generator<Problem> {
+  for (const what of config.damage)
+    yield problem(what.includes("JSON") ? "json-unreadable" : "column-unreadable", subject, `config: ${what}`, mend);
+  if (!metadata) return;
+  const missing = [];
+  if (Object.keys(metadata.config.labels).length > 0 && config.labels === null) missing.push("labels");
+  if (metadata.config.stop_signal !== null && config.stopSignal === null) missing.push("stop signal");
+  if (missing.length > 0)
+    yield problem("config-outdated", subject, `the catalogue lacks its ${missing.join(" and ")}`, mend);
+}
+
+function rebuildBy({ reference }: ImageRow, metadata: ImageMetadata | undefined): Mend | undefined {
+  return reference !== null && metadata ? { kind: "rebuild", reference, metadata } : undefined;
+}
+
+function writePlatform({ os, architecture, variant }: Pick<ImageRow, "os" | "architecture" | "variant">): string {
+  return [os, architecture, variant].filter((part) => part !== null).join("/") || "nothing";
+}

@@ -1,0 +1,27 @@
+import { manifestNamedBy } from "../../cache/metadata.ts";
+import { orphanLayers } from "../../db/layers.ts";
+import type { Larder } from "../../larder.ts";
+import { findStrays, findUnrecorded } from "../strays.ts";
+import { type Problem, problem } from "./problem.ts";
+
+/** Names what no row accounts for; a metadata file that can be read is kept, since its name cannot be turned back. */
+export function* checkStrays(larder: Larder, grace: number): Generator<Problem> {
+  const { targets, skipped } = findStrays(larder, grace);
+  // While the catalogue does not account for its cache only scratch may go (design rule 2a).
+  const isAccounted = targets.length === 0 || findUnrecorded(larder, grace) === undefined;
+  for (const target of targets) {
+    const { kind, path } = target;
+    const manifest = kind === "metadata" ? manifestNamedBy(path) : undefined;
+    if (manifest)
+      yield problem("metadata-unrecorded", path, `it is about ${manifest}, and no reference on record has it`);
+    else {
+      const mend = isAccounted || larder.cache.isScratch(path) ? ({ kind: "sweep", target } as const) : undefined;
+      if (kind === "staging") yield problem("staging-stale", path, "scratch that no work is using", mend);
+      else yield problem("stray-file", path, "no row accounts for it", mend);
+    }
+  }
+  for (const { kind, path, reason } of skipped)
+    yield problem(kind === "staging" ? "staging-stale" : "stray-file", path, reason);
+  for (const { diffId } of orphanLayers(larder.db))
+    yield problem("layer-orphan", `layer ${diffId}`, "no manifest has it");
+}
