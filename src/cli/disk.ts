@@ -1,6 +1,7 @@
 import { exitCode } from "../error.ts";
 import type { DiskReport } from "../ops/report.ts";
 import { printable } from "../output/table.ts";
+import { count } from "../output/units.ts";
 import { complain, say } from "./terminal.ts";
 
 const SHOWN = 5;
@@ -11,7 +12,7 @@ export function sayDisk(report: DiskReport): void {
   for (const { reason } of report.failed) complain(reason);
   for (const { path, reason } of report.skipped.slice(0, SHOWN)) say(`left ${printable(path)}: ${printable(reason)}`);
   if (report.skipped.length > SHOWN)
-    say(`left ${report.skipped.length - SHOWN} more files (--format json names them all)`);
+    say(`left ${count(report.skipped.length - SHOWN, "more file")} (--format json names them all)`);
 }
 
 /** Says which rows were left because what they hold is no digest. */

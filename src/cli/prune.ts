@@ -6,7 +6,7 @@ import { type PruneReport, prune } from "../ops/prune.ts";
 import type { PrunePolicy } from "../ops/prune-plan.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable, renderTable } from "../output/table.ts";
-import { formatSize, parseDuration, parsePercent, parseSize } from "../output/units.ts";
+import { count, formatSize, parseDuration, parsePercent, parseSize } from "../output/units.ts";
 import type { Values } from "./arguments.ts";
 import { defineCommand, withLarder } from "./command.ts";
 import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
@@ -148,7 +148,7 @@ function renderReport(report: PruneReport): string {
     { title: "WHY" },
   ];
   const table = rows.length > 0 ? renderTable(columns, rows, tableWidth()) : "";
-  return `${table}${report.dry_run ? "would reclaim" : "reclaimed"}  ${formatSize(report.bytes_reclaimed)} in ${report.files.length} files\n`;
+  return `${table}${report.dry_run ? "would reclaim" : "reclaimed"}  ${formatSize(report.bytes_reclaimed)} in ${count(report.files.length, "file")}\n`;
 }
 
 function sayOutcome(report: PruneReport): number {

@@ -3,7 +3,7 @@ import { notFound } from "../ops/images.ts";
 import { type RemoveReport, remove } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
-import { formatSize } from "../output/units.ts";
+import { count, formatSize } from "../output/units.ts";
 import { defineCommand, firstFailure, withLarder } from "./command.ts";
 import { sayDisk } from "./disk.ts";
 import { complain, emit } from "./terminal.ts";
@@ -67,6 +67,6 @@ function renderReport(report: RemoveReport, quiet: boolean): string {
   const kept = report.untagged.map(
     ({ digest }) => `${report.dry_run ? "would keep" : "kept"}  ${printable(digest)}, untagged\n`,
   );
-  const files = `${report.dry_run ? "would reclaim" : "reclaimed"}  ${formatSize(report.bytes_reclaimed)} in ${report.files.length} files\n`;
+  const files = `${report.dry_run ? "would reclaim" : "reclaimed"}  ${formatSize(report.bytes_reclaimed)} in ${count(report.files.length, "file")}\n`;
   return [...names, ...kept, report.removed.length + report.manifests.length > 0 ? files : ""].join("");
 }

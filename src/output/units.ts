@@ -68,6 +68,11 @@ function halfToEven(value: number): string {
   return `${Math.floor(rounded / 10)}.${rounded % 10}`;
 }
 
+/** A number of things: `1 file`, `3 files`. */
+export function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
 /** How long ago a moment was, in one unit: `3 hours ago`. */
 export function formatAge(ms: number): string {
   const seconds = Math.floor(ms / 1000);
@@ -77,8 +82,8 @@ export function formatAge(ms: number): string {
     ["hour", 3600],
     ["minute", 60],
   ] as const) {
-    const count = Math.floor(seconds / length);
-    if (count > 0) return `${count} ${unit}${count === 1 ? "" : "s"} ago`;
+    const number = Math.floor(seconds / length);
+    if (number > 0) return `${count(number, unit)} ago`;
   }
   return "just now";
 }
