@@ -43,6 +43,7 @@ await show(
   "The database is lost: put images on record again from the cache",
   "persist",
   "python:3.12",
+  "python:latest",
   "ghcr.io/acme/web:1.4",
 );
 await show("Its name finds it however it is written", "get", "docker.io/library/python:3.12");
