@@ -1,18 +1,14 @@
 import { readFileSync } from "node:fs";
-import { LarderError } from "../error.ts";
+import { parsePolicy } from "../input/policy.ts";
 import { openToRead, openToWrite } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type PruneReport, prune } from "../ops/prune.ts";
-import type { PrunePolicy } from "../ops/prune-plan.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable, renderTable } from "../output/table.ts";
-import { count, formatSize, parseDuration, parsePercent, parseSize } from "../output/units.ts";
-import type { Values } from "./arguments.ts";
+import { count, formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand, withLarder } from "./command.ts";
 import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
-
-const DEFAULT_MIN_AGE_MS = 10 * 60 * 1000;
 
 const FLAGS = {
   unused: { type: "boolean", description: "rule: evict whatever nothing protects" },
@@ -62,7 +58,7 @@ export default defineCommand({
     [6, "the budget cannot be reached"],
   ],
   async run({ flags, format, home }) {
-    const policy = parsePolicy(flags);
+    const policy = parsePolicy({ ...flags, keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)] });
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
     const where = home();
     const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
@@ -77,41 +73,6 @@ export default defineCommand({
     return sayOutcome(report);
   },
 });
-
-/** Parses the flags of a policy; throws `usage`, and `failed` for a --keep-from that cannot be read. */
-export function parsePolicy(flags: Values<typeof FLAGS>): PrunePolicy {
-  const { high, low } = flags;
-  if ((high === undefined) !== (low === undefined)) throw new LarderError("usage", "--high and --low go together");
-  const policy: PrunePolicy = {
-    keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)],
-    minAge: flags["min-age"] === undefined ? DEFAULT_MIN_AGE_MS : parseDuration(flags["min-age"]),
-    ...(flags.unused && { unused: true }),
-    ...(flags.untagged && { untagged: true }),
-    ...(flags["older-than"] !== undefined && { olderThan: parseDuration(flags["older-than"]) }),
-    ...(flags["keep-last"] !== undefined && { keepLast: parseCount(flags["keep-last"]) }),
-    ...(flags["max-size"] !== undefined && { maxSize: parseSize(flags["max-size"]) }),
-    ...(flags["min-free"] !== undefined && { minFree: parseMinFree(flags["min-free"]) }),
-    ...(high !== undefined &&
-      low !== undefined && { watermarks: { high: parsePercent(high), low: parsePercent(low) } }),
-  };
-  if (policy.watermarks && policy.watermarks.low > policy.watermarks.high)
-    throw new LarderError("usage", "--low is above --high");
-  const { keep: _, minAge: __, ...criteria } = policy;
-  if (Object.keys(criteria).length > 0) return policy;
-  throw new LarderError(
-    "usage",
-    "prune needs a rule (--unused, --older-than, --keep-last, --untagged) or a budget (--max-size, --min-free, --high with --low)",
-  );
-}
-
-function parseMinFree(text: string): NonNullable<PrunePolicy["minFree"]> {
-  return text.endsWith("%") ? { percent: parsePercent(text) } : { bytes: parseSize(text) };
-}
-
-function parseCount(text: string): number {
-  if (/^\d{1,6}$/.test(text)) return Number(text);
-  throw new LarderError("usage", `--keep-last is ${JSON.stringify(text)}, and must be a whole number`);
-}
 
 // An unreadable list must not count as an empty one: it would evict what it protects.
 function readKeeps(path: string): string[] {
