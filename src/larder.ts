@@ -2,7 +2,7 @@ import type { Database } from "bun:sqlite";
 import { dirname } from "node:path";
 import { CachePaths } from "./cache/paths.ts";
 import { createCatalogue, openForReading, openForWriting } from "./db/open.ts";
-import { BUSY_TIMEOUT_MS } from "./db/write.ts";
+import { asCatalogueError, BUSY_TIMEOUT_MS } from "./db/write.ts";
 import type { Home } from "./home.ts";
 import { FileLock } from "./host/flock.ts";
 import { makeFolder } from "./host/ownership.ts";
@@ -38,6 +38,17 @@ export function openOrCreate(home: Home): Larder {
 
 function wrap(home: Home, db: Database | undefined): Larder | undefined {
   return db && { home, db, cache: new CachePaths(home.cache), now: Date.now };
+}
+
+/** Runs `work` on an open home, turns SQLite's refusals into sentences, and closes the home whatever happens. */
+export async function withLarder<T>(larder: Larder, work: (larder: Larder) => T | Promise<T>): Promise<T> {
+  try {
+    return await work(larder);
+  } catch (error) {
+    throw asCatalogueError(larder.home.database, error);
+  } finally {
+    closeLarder(larder);
+  }
 }
 
 /** Closes the catalogue; the last to leave lets SQLite fold the WAL into the database. */

@@ -1,29 +1,11 @@
 import { LarderError } from "../error.ts";
-import type { Home } from "../home.ts";
-import { openToRead, openToWrite } from "../larder.ts";
-import { check, unopenable } from "../ops/check/check.ts";
-import type { Problem } from "../ops/check/problem.ts";
-import { type Outcome, repair } from "../ops/check/repair.ts";
+import { type CheckReport, examine } from "../ops/check/report.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { parseDuration } from "../output/units.ts";
-import { defineCommand, withLarder } from "./command.ts";
+import { defineCommand } from "./command.ts";
 import { progressBar } from "./progress.ts";
 import { emit, say } from "./terminal.ts";
-
-/** What check prints: problems, and in a repair what became of each. */
-export interface CheckReport {
-  database: string;
-  cache: string;
-  deep: boolean;
-  dry_run: boolean;
-  problems: (Omit<Problem, "mend"> & {
-    repair: "possible" | "planned" | "done" | "left" | null;
-    left: string | null;
-  })[];
-  damage: number;
-  notes: number;
-}
 
 export default defineCommand({
   name: "check",
@@ -47,7 +29,15 @@ export default defineCommand({
     if (flags["dry-run"] && !flags.repair) throw new LarderError("usage", "--dry-run goes with --repair");
     const where = home();
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const report = await examine(where, { deep: flags.deep, mends: flags.repair, dryRun: flags["dry-run"], grace });
+    const bar = flags.deep ? progressBar("checked") : undefined;
+    const report = await examine(where, {
+      deep: flags.deep,
+      mends: flags.repair,
+      dryRun: flags["dry-run"],
+      grace,
+      ...(bar && { progress: bar.show }),
+    });
+    bar?.end();
     if (!report) {
       say(`Nothing to check (there is no catalogue at "${where.database}")`);
       return 0;
@@ -57,69 +47,6 @@ export default defineCommand({
     return report.damage > 0 ? 5 : 0;
   },
 });
-
-interface Examination {
-  deep: boolean;
-  mends: boolean;
-  dryRun: boolean;
-  grace: number;
-}
-
-async function examine(home: Home, { deep, mends, dryRun, grace }: Examination): Promise<CheckReport | undefined> {
-  const head = { database: home.database, cache: home.cache, deep, dry_run: dryRun };
-  try {
-    const larder = mends && !dryRun ? openToWrite(home) : openToRead(home);
-    if (!larder) return undefined;
-    return await withLarder(larder, async (larder) => {
-      const bar = deep ? progressBar("checked") : undefined;
-      const problems = check(larder, { deep, grace, ...(bar && { progress: bar.show }) });
-      bar?.end();
-      if (!mends || dryRun) return { ...head, ...describe(problems, mends ? "planned" : "possible") };
-      const outcomes = await repair(larder, problems, { grace });
-      return { ...head, ...describeRepaired(problems, outcomes, check(larder, { deep, grace })) };
-    });
-  } catch (error) {
-    return { ...head, ...describe([unopenable(error)], "possible") };
-  }
-}
-
-type Described = CheckReport["problems"][number];
-
-function describe(
-  problems: Problem[],
-  prospect: "possible" | "planned",
-): Pick<CheckReport, "problems" | "damage" | "notes"> {
-  const described = problems.map(
-    ({ mend, ...rest }): Described => ({ ...rest, repair: mend ? prospect : null, left: null }),
-  );
-  return { problems: described, ...count(problems) };
-}
-
-// What counts in the end is what a second look finds: an artifact that was removed is missing until msb's next pull.
-function describeRepaired(
-  before: Problem[],
-  outcomes: Map<Problem, Outcome>,
-  after: Problem[],
-): Pick<CheckReport, "problems" | "damage" | "notes"> {
-  const described = before.map((problem): Described => {
-    const { mend: _, ...rest } = problem;
-    const outcome = outcomes.get(problem);
-    if (outcome?.mended) return { ...rest, repair: "done", left: null };
-    return { ...rest, repair: "left", left: outcome?.reason ?? problem.advice };
-  });
-  const known = new Set(before.map(identify));
-  const fresh = after.filter((problem) => !known.has(identify(problem)));
-  return { problems: [...described, ...describe(fresh, "possible").problems], ...count(after) };
-}
-
-function identify({ code, subject, message }: Problem): string {
-  return JSON.stringify([code, subject, message]);
-}
-
-function count(problems: Problem[]): { damage: number; notes: number } {
-  const damage = problems.filter(({ severity }) => severity === "damage").length;
-  return { damage, notes: problems.length - damage };
-}
 
 // Damage line by line; of notes, which a healthy host has many of, a count each and one example.
 function renderReport({ problems, damage, notes }: CheckReport): string {

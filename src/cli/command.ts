@@ -1,7 +1,5 @@
-import { asCatalogueError } from "../db/write.ts";
 import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { type Home, resolveHome } from "../home.ts";
-import { closeLarder, type Larder } from "../larder.ts";
 import type { Flags, Values } from "./arguments.ts";
 
 /** The flags of every command. */
@@ -66,17 +64,6 @@ function checkOperands({ name, operands: { least, most } }: Command, operands: s
     );
   if (operands.length < least)
     throw new LarderError("usage", `${name} needs ${least === 1 ? "a reference" : `${least} arguments`}`);
-}
-
-/** Runs `work` on an open home, turns SQLite's refusals into sentences, and closes the home whatever happens. */
-export async function withLarder<T>(larder: Larder, work: (larder: Larder) => T | Promise<T>): Promise<T> {
-  try {
-    return await work(larder);
-  } catch (error) {
-    throw asCatalogueError(larder.home.database, error);
-  } finally {
-    closeLarder(larder);
-  }
 }
 
 /** The exit code of several attempts: that of the first failure, else 0. */

@@ -1,10 +1,10 @@
 import { isatty } from "node:tty";
-import { openToRead } from "../larder.ts";
+import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type DfReport, df } from "../ops/df.ts";
 import { renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
-import { defineCommand, withLarder } from "./command.ts";
+import { defineCommand } from "./command.ts";
 import { emit, say, tableWidth } from "./terminal.ts";
 
 const BAR = 10;

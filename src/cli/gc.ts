@@ -1,12 +1,12 @@
 import { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { LarderError } from "../error.ts";
-import { openToRead, openToWrite } from "../larder.ts";
+import { openToRead, openToWrite, withLarder } from "../larder.ts";
 import { type GcReport, gc } from "../ops/gc.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
 import { formatSize, parseDuration } from "../output/units.ts";
-import { defineCommand, withLarder } from "./command.ts";
+import { defineCommand } from "./command.ts";
 import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { emit, say } from "./terminal.ts";
 

@@ -1,9 +1,9 @@
 import { namePins } from "../db/pins.ts";
-import { openToRead } from "../larder.ts";
+import { openToRead, withLarder } from "../larder.ts";
 import { get, type Handle, notFound } from "../ops/images.ts";
 import { renderFields } from "../output/table.ts";
 import { formatSize } from "../output/units.ts";
-import { defineCommand, withLarder } from "./command.ts";
+import { defineCommand } from "./command.ts";
 import { emit } from "./terminal.ts";
 
 export default defineCommand({

@@ -1,8 +1,8 @@
-import { openToRead } from "../larder.ts";
+import { openToRead, withLarder } from "../larder.ts";
 import { type Detail, inspect, notFound } from "../ops/images.ts";
 import { renderFields, renderTable } from "../output/table.ts";
 import { formatSize } from "../output/units.ts";
-import { defineCommand, firstFailure, tryEach, withLarder } from "./command.ts";
+import { defineCommand, firstFailure, tryEach } from "./command.ts";
 import { handleFields } from "./get.ts";
 import { complain, emit, emitList } from "./terminal.ts";
 

@@ -1,10 +1,10 @@
 import { parseFilters } from "../input/filter.ts";
-import { openToRead } from "../larder.ts";
+import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type Handle, list } from "../ops/images.ts";
 import { printable, renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
-import { defineCommand, withLarder } from "./command.ts";
+import { defineCommand } from "./command.ts";
 import { emitList, print, say, tableWidth } from "./terminal.ts";
 
 export default defineCommand({

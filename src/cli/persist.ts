@@ -1,10 +1,10 @@
 import { asLarderError, LarderError } from "../error.ts";
-import { type Larder, openOrCreate } from "../larder.ts";
+import { type Larder, openOrCreate, withLarder } from "../larder.ts";
 import { checkMetadata, type ImageMetadata, parseJson, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
 import { printable } from "../output/table.ts";
-import { defineCommand, firstFailure, tryEach, withLarder } from "./command.ts";
+import { defineCommand, firstFailure, tryEach } from "./command.ts";
 import { complain, emitList, say, showsProgress } from "./terminal.ts";
 
 // Images a transaction: long enough to be fast, short enough that msb does not wait.

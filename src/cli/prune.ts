@@ -1,12 +1,12 @@
 import { readFileSync } from "node:fs";
 import { parsePolicy } from "../input/policy.ts";
-import { openToRead, openToWrite } from "../larder.ts";
+import { openToRead, openToWrite, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type PruneReport, prune } from "../ops/prune.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable, renderTable } from "../output/table.ts";
 import { count, formatSize, parseDuration } from "../output/units.ts";
-import { defineCommand, withLarder } from "./command.ts";
+import { defineCommand } from "./command.ts";
 import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
 

@@ -1,10 +1,10 @@
-import { openToRead, openToWrite } from "../larder.ts";
+import { openToRead, openToWrite, withLarder } from "../larder.ts";
 import { notFound } from "../ops/images.ts";
 import { type RemoveReport, remove } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
-import { defineCommand, firstFailure, withLarder } from "./command.ts";
+import { defineCommand, firstFailure } from "./command.ts";
 import { sayDisk } from "./disk.ts";
 import { complain, emit } from "./terminal.ts";
 

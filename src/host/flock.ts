@@ -1,29 +1,19 @@
-import { dlopen, FFIType } from "bun:ffi";
+import { FFIType } from "bun:ffi";
 import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
+import { loadLibc } from "./libc.ts";
 import { adopt, makeFolder } from "./ownership.ts";
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
-type Flock = (fd: number, operation: number) => number;
-let flock: Flock | undefined;
+let flock: ((fd: number, operation: number) => number) | undefined;
 
 // Loaded on first use: a command that only reads takes no lock.
-function loadFlock(): Flock {
-  const names = ["libc.so.6", `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`];
-  for (const name of names) {
-    try {
-      return dlopen(name, { flock: { args: [FFIType.i32, FFIType.i32], returns: FFIType.i32 } }).symbols.flock as Flock;
-    } catch {}
-  }
-  throw new LarderError("failed", `cannot lock files: no C library found (looked for ${names.join(" and ")})`);
-}
-
 function tryFlock(fd: number, operation: number): boolean {
-  flock ??= loadFlock();
+  flock ??= loadLibc({ flock: { args: [FFIType.i32, FFIType.i32], returns: FFIType.i32 } }).flock;
   return flock(fd, operation | LOCK_NB) === 0;
 }
 

@@ -64,6 +64,7 @@ const PROBLEMS = {
 } as const satisfies Record<string, readonly [Severity, string]>;
 
 export type ProblemCode = keyof typeof PROBLEMS;
+export const PROBLEM_CODES = Object.keys(PROBLEMS) as ProblemCode[];
 
 /** How a problem can be mended without losing anything. */
 export type Mend =

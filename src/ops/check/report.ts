@@ -1,0 +1,91 @@
+import type { Home } from "../../home.ts";
+import { openToRead, openToWrite, withLarder } from "../../larder.ts";
+import type { Progress } from "./artifacts.ts";
+import { check, unopenable } from "./check.ts";
+import type { Problem } from "./problem.ts";
+import { type Outcome, repair } from "./repair.ts";
+
+/** What check prints: problems, and in a repair what became of each. */
+export interface CheckReport {
+  database: string;
+  cache: string;
+  deep: boolean;
+  dry_run: boolean;
+  problems: (Omit<Problem, "mend"> & {
+    repair: "possible" | "planned" | "done" | "left" | null;
+    left: string | null;
+  })[];
+  damage: number;
+  notes: number;
+}
+
+export interface Examination {
+  deep: boolean;
+  mends: boolean;
+  dryRun: boolean;
+  /** Milliseconds. */
+  grace: number;
+  progress?: Progress;
+}
+
+/**
+ * Checks a home, and mends it if that is asked for; undefined where there is no catalogue. A catalogue that cannot be
+ * opened for damage is a report with that one problem.
+ */
+export async function examine(
+  home: Home,
+  { deep, mends, dryRun, grace, progress }: Examination,
+): Promise<CheckReport | undefined> {
+  const head = { database: home.database, cache: home.cache, deep, dry_run: dryRun };
+  const options = { deep, grace, ...(progress && { progress }) };
+  try {
+    const larder = mends && !dryRun ? openToWrite(home) : openToRead(home);
+    if (!larder) return undefined;
+    return await withLarder(larder, async (larder) => {
+      const problems = check(larder, options);
+      if (!mends || dryRun) return { ...head, ...describe(problems, mends ? "planned" : "possible") };
+      const outcomes = await repair(larder, problems, { grace });
+      return { ...head, ...describeRepaired(problems, outcomes, check(larder, options)) };
+    });
+  } catch (error) {
+    return { ...head, ...describe([unopenable(error)], "possible") };
+  }
+}
+
+type Described = CheckReport["problems"][number];
+
+function describe(
+  problems: Problem[],
+  prospect: "possible" | "planned",
+): Pick<CheckReport, "problems" | "damage" | "notes"> {
+  const described = problems.map(
+    ({ mend, ...rest }): Described => ({ ...rest, repair: mend ? prospect : null, left: null }),
+  );
+  return { problems: described, ...count(problems) };
+}
+
+// What counts in the end is what a second look finds: an artifact that was removed is missing until msb's next pull.
+function describeRepaired(
+  before: Problem[],
+  outcomes: Map<Problem, Outcome>,
+  after: Problem[],
+): Pick<CheckReport, "problems" | "damage" | "notes"> {
+  const described = before.map((problem): Described => {
+    const { mend: _, ...rest } = problem;
+    const outcome = outcomes.get(problem);
+    if (outcome?.mended) return { ...rest, repair: "done", left: null };
+    return { ...rest, repair: "left", left: outcome?.reason ?? problem.advice };
+  });
+  const known = new Set(before.map(identify));
+  const fresh = after.filter((problem) => !known.has(identify(problem)));
+  return { problems: [...described, ...describe(fresh, "possible").problems], ...count(after) };
+}
+
+function identify({ code, subject, message }: Problem): string {
+  return JSON.stringify([code, subject, message]);
+}
+
+function count(problems: Problem[]): { damage: number; notes: number } {
+  const damage = problems.filter(({ severity }) => severity === "damage").length;
+  return { damage, notes: problems.length - damage };
+}
