@@ -15,11 +15,13 @@ import type { RemoveReport } from "../ops/remove.ts";
 /** A value as it looks once it has been through JSON: a BigInt is an integer there. */
 type Json<T> = T extends bigint
   ? number
-  : T extends (infer I)[]
-    ? Json<I>[]
-    : T extends object
-      ? { [K in keyof T]: Json<T[K]> }
-      : T;
+  : T extends Digest
+    ? string
+    : T extends (infer I)[]
+      ? Json<I>[]
+      : T extends object
+        ? { [K in keyof T]: Json<T[K]> }
+        : T;
 
 // Fails to compile where a schema and the type that it describes differ.
 function describes<T>() {
