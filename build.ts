@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 
+const SOURCE = fileURLToPath(new URL("src", import.meta.url));
 /** Where the executable is put. */
 export const EXECUTABLE = fileURLToPath(new URL("dist/larder", import.meta.url));
 
@@ -9,7 +10,9 @@ export const EXECUTABLE = fileURLToPath(new URL("dist/larder", import.meta.url))
  */
 export async function build(): Promise<void> {
   await Bun.build({
-    entrypoints: [fileURLToPath(new URL("src/main.ts", import.meta.url))],
+    // The worker is an entry of its own: it starts in a thread, and not through an import.
+    entrypoints: [`${SOURCE}/main.ts`, `${SOURCE}/server/worker.ts`],
+    root: SOURCE,
     minify: true,
     bytecode: true,
     compile: {

@@ -1,5 +1,5 @@
 import { parseArguments, type Values } from "./cli/arguments.ts";
-import { type Command, GLOBAL_FLAGS, makeCall } from "./cli/command.ts";
+import { type Command, flagsOf, GLOBAL_FLAGS, makeCall } from "./cli/command.ts";
 import { complain, print, ReaderGone, say } from "./cli/terminal.ts";
 import { NAME, VERSION } from "./cli/version.ts";
 import { asLarderError, exitCode, LarderError } from "./error.ts";
@@ -23,6 +23,8 @@ const ALIASES: Record<string, string> = { ls: "list", rm: "remove" };
 const ROOT_FLAGS = { ...GLOBAL_FLAGS, version: { type: "boolean" } } as const;
 
 async function main(argv: string[]): Promise<number> {
+  const serving = argv.findIndex((word) => word === "--serve" || word.startsWith("--serve="));
+  if (serving >= 0) return runServe(argv, serving);
   const root = parseArguments(ROOT_FLAGS, argv, true);
   const [name] = root.operands;
   if (name === undefined) return runRoot(root.values);
@@ -30,14 +32,25 @@ async function main(argv: string[]): Promise<number> {
   const command = await findCommand(name);
   // What stood before the command's name counts as if it stood after it.
   const before = argv.slice(0, argv.length - root.rest.length - 1);
-  const { values, operands } = parseArguments({ ...command.flags, ...GLOBAL_FLAGS }, [...before, ...root.rest]);
-  const globals = values as Values<typeof GLOBAL_FLAGS>;
+  return runCommand(command, [...before, ...root.rest]);
+}
+
+async function runCommand(command: Command, argv: string[]): Promise<number> {
+  const { values, operands } = parseArguments(flagsOf(command), argv);
+  const globals = values as unknown as Values<typeof GLOBAL_FLAGS>;
   if (globals.help) {
     const { helpOf } = await import("./cli/help.ts");
     await print(await helpOf(command));
     return 0;
   }
   return (await command.run(makeCall(command, globals, operands))) ?? 0;
+}
+
+/** `--serve [ADDR]` is a command in a flag's clothes: its address is what stands behind it. */
+async function runServe(argv: string[], at: number): Promise<number> {
+  const { default: command } = await import("./cli/serve.ts");
+  const attached = argv[at]!.slice("--serve=".length);
+  return runCommand(command, [...argv.slice(0, at), ...(attached ? [attached] : []), ...argv.slice(at + 1)]);
 }
 
 async function runRoot(values: Values<typeof ROOT_FLAGS>): Promise<number> {

@@ -13,7 +13,7 @@ export const GLOBAL_FLAGS = {
   help: { type: "boolean", alias: "h", description: "show this help" },
 } as const satisfies Flags;
 
-export type Format = "table" | "json" | "jsonl";
+export type Format = "table" | "json" | "jsonl" | "prometheus";
 
 /** What a command is given to run with. */
 export interface Call<F extends Flags> {
@@ -43,6 +43,11 @@ export interface Command<F extends Flags = Flags> {
 /** Declares a command; the flags' types reach `run` through here. */
 export function defineCommand<const F extends Flags>(command: Command<F>): Command {
   return command as unknown as Command;
+}
+
+/** All flags that a command takes: its own, and those of every command where it has none of that name. */
+export function flagsOf({ flags }: Command): Flags {
+  return { ...flags, ...GLOBAL_FLAGS, ...(flags.format && { format: flags.format }) };
 }
 
 /** Makes the call of a parsed command; the home is looked for only when it is asked for. */

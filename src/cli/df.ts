@@ -2,10 +2,12 @@ import { isatty } from "node:tty";
 import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type DfReport, df } from "../ops/df.ts";
+import { dfMetrics } from "../output/df-metrics.ts";
+import { toPrometheus } from "../output/prometheus.ts";
 import { renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { emit, say, tableWidth } from "./terminal.ts";
+import { emit, print, say, tableWidth } from "./terminal.ts";
 
 const BAR = 10;
 
@@ -18,7 +20,12 @@ export default defineCommand({
     verbose: { type: "boolean", alias: "v", description: "show every image with its own and its shared bytes" },
   },
   operands: { least: 0, most: 0 },
-  examples: ["larder df", "larder df -v", "larder df --format json | jq .total.reclaimable_bytes"],
+  examples: [
+    "larder df",
+    "larder df -v",
+    "larder df --format json | jq .total.reclaimable_bytes",
+    "larder df --format prometheus > /var/lib/node_exporter/larder.prom",
+  ],
   async run({ flags, format, home }) {
     const where = home();
     const larder = openToRead(where);
@@ -27,7 +34,8 @@ export default defineCommand({
       return 0;
     }
     const report = await withLarder(larder, df);
-    await emit(format, report, () => renderKinds(report) + (flags.verbose ? `\n${renderImages(report)}` : ""));
+    if (format === "prometheus") await print(toPrometheus(dfMetrics(report)));
+    else await emit(format, report, () => renderKinds(report) + (flags.verbose ? `\n${renderImages(report)}` : ""));
     return 0;
   },
 });

@@ -1,6 +1,6 @@
 import { type ArgsDef, renderUsage } from "citty";
 import type { Flags } from "./arguments.ts";
-import { type Command, GLOBAL_FLAGS } from "./command.ts";
+import { type Command, flagsOf, GLOBAL_FLAGS } from "./command.ts";
 import { NAME, VERSION } from "./version.ts";
 
 const EXITS: [code: number, meaning: string][] = [
@@ -15,7 +15,7 @@ export async function helpOf(command: Command): Promise<string> {
   const usage = await renderUsage(
     {
       meta: { name: command.name, description: command.summary },
-      args: forCitty({ ...command.flags, ...GLOBAL_FLAGS }),
+      args: forCitty(flagsOf(command)),
     },
     { meta: { name: NAME, version: VERSION } },
   );
@@ -35,7 +35,15 @@ export async function helpOfRoot(commands: Command[]): Promise<string> {
       version: VERSION,
       description: "Keeps the image store of a microsandbox host: its catalogue of OCI images and its cache of layers.",
     },
-    args: forCitty({ ...GLOBAL_FLAGS, version: { type: "boolean", description: "print name and version" } }),
+    args: forCitty({
+      ...GLOBAL_FLAGS,
+      version: { type: "boolean", description: "print name and version" },
+      serve: {
+        type: "string",
+        valueHint: "ADDR",
+        description: "serve the same operations as a JSON endpoint (larder --serve --help)",
+      },
+    }),
     subCommands: Object.fromEntries(
       commands.map(({ name, aliases = [], summary }) => [
         name,

@@ -1,6 +1,7 @@
 import { asLarderError, LarderError } from "../error.ts";
+import { parseBatchLine } from "../input/batch.ts";
 import { type Larder, openOrCreate, withLarder } from "../larder.ts";
-import { checkMetadata, type ImageMetadata, parseJson, parseMetadata } from "../oci/metadata.ts";
+import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
 import { printable } from "../output/table.ts";
@@ -76,7 +77,7 @@ async function persistBatch(larder: Larder, path: string): Promise<Outcome> {
   };
   for await (const [number, line] of readLines(path)) {
     try {
-      entries.push(parseLine(line, `line ${number}`));
+      entries.push(parseBatchLine(line, `line ${number}`));
     } catch (error) {
       outcome.failed.push(asLarderError(error));
     }
@@ -84,25 +85,6 @@ async function persistBatch(larder: Larder, path: string): Promise<Outcome> {
   }
   flush();
   return outcome;
-}
-
-function parseLine(line: string, where: string): Entry {
-  const document = parseJson(line, where);
-  if (
-    typeof document !== "object" ||
-    document === null ||
-    !("reference" in document) ||
-    !("metadata" in document) ||
-    typeof document.reference !== "string"
-  ) {
-    throw new LarderError("invalid", `${where}: must be an object {"reference": "…", "metadata": {…}}`);
-  }
-  try {
-    parseReference(document.reference);
-  } catch (error) {
-    throw new LarderError("invalid", `${where}: ${asLarderError(error).message}`, error);
-  }
-  return { reference: document.reference, metadata: checkMetadata(document.metadata, `${where}: metadata`) };
 }
 
 async function* readLines(path: string): AsyncGenerator<[number: number, line: string]> {

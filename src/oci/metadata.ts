@@ -31,7 +31,7 @@ const LayerMetadata = v.object({
 });
 
 /** What msb keeps of an image beside its layers (interop §5). The raw documents are absent from 0.4.4's files. */
-const ImageMetadata = v.object({
+export const MetadataSchema = v.object({
   manifest_digest: digest,
   config_digest: digest,
   raw_manifest_json: v.optional(v.string()),
@@ -42,7 +42,7 @@ const ImageMetadata = v.object({
 
 export type ImageConfig = v.InferOutput<typeof ImageConfig>;
 export type LayerMetadata = v.InferOutput<typeof LayerMetadata>;
-export type ImageMetadata = v.InferOutput<typeof ImageMetadata>;
+export type ImageMetadata = v.InferOutput<typeof MetadataSchema>;
 
 /**
  * Parses one metadata document. `size_bytes` are BigInt, so that 2^64-1 is read exactly.
@@ -54,7 +54,7 @@ export function parseMetadata(text: string, source: string): ImageMetadata {
 
 /** The same for a document that was parsed with `parseJson` already. */
 export function checkMetadata(document: unknown, source: string): ImageMetadata {
-  const result = v.safeParse(ImageMetadata, document);
+  const result = v.safeParse(MetadataSchema, document);
   if (result.success) return result.output;
   const issue = result.issues[0];
   const got = issue.received.length > 80 ? `${issue.received.slice(0, 80)}…` : issue.received;

@@ -79,13 +79,56 @@ export interface Filter {
 
 /** Handles, newest first; `all` shows untagged manifests too, after the names. */
 export function list(larder: Larder, filter: Filter = {}, all = false): Handle[] {
-  const { db } = larder;
-  return readTransaction(db, () => {
+  return readTransaction(larder.db, () => {
     const pins = readAllPins(larder);
-    const rows = filter.untagged === true ? listUntagged(db) : [...listImages(db), ...(all ? listUntagged(db) : [])];
-    const keep = compileFilter(larder, filter, pins);
-    return rows.filter(keep).map((row) => toHandle(row, pins));
+    return listRows(larder, filter, all, pins).map((row) => toHandle(row, pins));
   });
+}
+
+/** A part of the same list, and where the next part begins: null at its end. */
+export interface Page {
+  handles: Handle[];
+  next: Position | null;
+}
+
+/** A place in the list: the row that was shown last. */
+export interface Position {
+  isUntagged: boolean;
+  id: number;
+  /** Milliseconds since 1970; null for an undated row. */
+  createdAt: number | null;
+}
+
+/** At most `limit` handles of the list, from behind `after` on. A row that went since does not lose the place. */
+export function listPage(larder: Larder, filter: Filter, all: boolean, limit: number, after?: Position): Page {
+  return readTransaction(larder.db, () => {
+    const pins = readAllPins(larder);
+    const rows = listRows(larder, filter, all, pins);
+    const first = after === undefined ? 0 : rows.findIndex((row) => isBehind(positionOf(row), after));
+    const page = first < 0 ? [] : rows.slice(first, first + limit);
+    const last = page.at(-1);
+    return {
+      handles: page.map((row) => toHandle(row, pins)),
+      next: last && first + limit < rows.length ? positionOf(last) : null,
+    };
+  });
+}
+
+function positionOf({ id, manifestId, reference, createdAt }: ImageRow): Position {
+  const isUntagged = reference === null && id === null;
+  return { isUntagged, id: (isUntagged ? manifestId : id) ?? 0, createdAt: createdAt?.ms ?? null };
+}
+
+function isBehind(row: Position, after: Position): boolean {
+  if (row.isUntagged !== after.isUntagged) return row.isUntagged;
+  const [mine, theirs] = [row.createdAt ?? Number.NEGATIVE_INFINITY, after.createdAt ?? Number.NEGATIVE_INFINITY];
+  return mine === theirs ? row.id > after.id : mine < theirs;
+}
+
+function listRows(larder: Larder, filter: Filter, all: boolean, pins: Pins): ImageRow[] {
+  const { db } = larder;
+  const rows = filter.untagged === true ? listUntagged(db) : [...listImages(db), ...(all ? listUntagged(db) : [])];
+  return rows.filter(compileFilter(larder, filter, pins));
 }
 
 /** The handle that `reference` means; throws `not_found`. */

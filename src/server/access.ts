@@ -1,0 +1,60 @@
+import { timingSafeEqual } from "node:crypto";
+import { readFileSync, statSync } from "node:fs";
+import { LarderError } from "../error.ts";
+import { type Address, isLoopback } from "./address.ts";
+import { HttpProblem } from "./problem.ts";
+
+const SHORTEST_TOKEN = 32;
+
+/** Reads a bearer token; throws `failed` for a file that others may read, or a token that is too short. */
+export function readToken(path: string): string {
+  if ((statSync(path).mode & 0o077) !== 0) {
+    throw new LarderError("failed", `the token file "${path}" can be read by others: make it private with chmod 600`);
+  }
+  const token = readFileSync(path, "utf8").trim();
+  if (token.length >= SHORTEST_TOKEN) return token;
+  throw new LarderError("failed", `the token in "${path}" is shorter than ${SHORTEST_TOKEN} characters`);
+}
+
+/** Decides who may ask. A unix socket is guarded by its mode; a TCP port by a token, and by the names it answers to. */
+export class Access {
+  private readonly digest: Buffer | undefined;
+
+  constructor(
+    private readonly address: Address,
+    token: string | undefined,
+    private readonly hosts: string[],
+  ) {
+    this.digest = token === undefined ? undefined : digestOf(`Bearer ${token}`);
+  }
+
+  /** Throws `forbidden` or `unauthorized`. Probes need no token, and tell nothing. */
+  check(request: Request, isProbe: boolean): void {
+    if (this.address.kind === "unix") return;
+    const host = request.headers.get("host") ?? "";
+    // A page on another site can make a browser ask this port under a name of its own (DNS rebinding).
+    if (!this.answersTo(host)) throw new HttpProblem("forbidden", "the Host header names another host");
+    const origin = request.headers.get("origin");
+    if (origin !== null && origin !== `http://${host}`)
+      throw new HttpProblem("forbidden", "the Origin header names another site");
+    if (!isProbe && !this.knows(request.headers.get("authorization") ?? ""))
+      throw new HttpProblem("unauthorized", "the bearer token is missing or wrong");
+  }
+
+  private answersTo(host: string): boolean {
+    const name = host
+      .replace(/:\d+$/, "")
+      .replace(/^\[(.*)\]$/, "$1")
+      .toLowerCase();
+    return isLoopback(name) || (this.address.kind === "tcp" && name === this.address.host) || this.hosts.includes(name);
+  }
+
+  // Digests have one length, so that comparing them tells nothing of the token's.
+  private knows(authorization: string): boolean {
+    return this.digest !== undefined && timingSafeEqual(this.digest, digestOf(authorization));
+  }
+}
+
+function digestOf(text: string): Buffer {
+  return new Bun.CryptoHasher("sha256").update(text).digest();
+}

@@ -1,0 +1,69 @@
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { measure, namesIn } from "../cache/file.ts";
+import { asCatalogueError } from "../db/write.ts";
+import type { Home } from "../home.ts";
+import { closeLarder, type Larder } from "../larder.ts";
+
+type Open = (home: Home) => Larder | undefined;
+
+/** An open home that stays warm between requests, and is opened anew when the database is replaced or vanishes. */
+export class WarmHome {
+  private larder: Larder | undefined;
+  private identity = "";
+
+  constructor(
+    private readonly home: Home,
+    private readonly open: Open,
+  ) {}
+
+  /** Runs `work` on the home; undefined where there is no catalogue. A failed connection is not used again. */
+  use<T>(work: (larder: Larder | undefined) => T): T {
+    try {
+      return work(this.current());
+    } catch (error) {
+      const explained = asCatalogueError(this.home.database, error);
+      if (explained !== error) this.close();
+      throw explained;
+    }
+  }
+
+  private current(): Larder | undefined {
+    const identity = identify(this.home.database);
+    if (this.larder && identity === this.identity) return this.larder;
+    this.close();
+    this.larder = this.open(this.home);
+    this.identity = identify(this.home.database);
+    return this.larder;
+  }
+
+  /**
+   * What the catalogue's answers depend on, as a short text: the file, the version that other connections' commits
+   * move on, and the snapshots on disk. Undefined where there is no catalogue.
+   */
+  state(): string | undefined {
+    return this.use((larder) => {
+      if (!larder) return undefined;
+      const { data_version } = larder.db.query<{ data_version: bigint }, []>("PRAGMA data_version").get()!;
+      return `${this.identity}-${data_version}-${snapshotState(larder.home.snapshots)}`;
+    });
+  }
+
+  close(): void {
+    if (this.larder) closeLarder(this.larder);
+    this.larder = undefined;
+  }
+}
+
+function identify(database: string): string {
+  const stat = statSync(database, { throwIfNoEntry: false });
+  return stat ? `${stat.dev}-${stat.ino}` : "";
+}
+
+// A snapshot that comes or goes changes the time of the folder that it lies in.
+function snapshotState(folder: string): string {
+  const root = measure(folder);
+  if (!root) return "0";
+  const times = namesIn(folder).map((name) => measure(join(folder, name))?.mtimeMs ?? 0);
+  return Bun.hash(`${root.mtimeMs} ${times.join(" ")}`).toString(36);
+}

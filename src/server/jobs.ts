@@ -1,0 +1,97 @@
+import { dirname, join } from "node:path";
+import { type Code, LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
+import type { Examination } from "../ops/check/report.ts";
+import type { GcOptions } from "../ops/gc.ts";
+import type { PruneOptions } from "../ops/prune.ts";
+import type { RemoveOptions } from "../ops/remove.ts";
+
+/** Work for a worker: an operation and its options, as they cross between threads. */
+export type Job =
+  | { kind: "persist"; reference: string; metadata: string | null }
+  | { kind: "batch"; lines: string }
+  | { kind: "remove"; options: Omit<RemoveOptions, "stopped"> }
+  | { kind: "gc"; options: Omit<GcOptions, "stopped"> }
+  | { kind: "prune"; options: Omit<PruneOptions, "stopped"> }
+  | { kind: "examine"; options: Omit<Examination, "progress"> }
+  | { kind: "df" };
+
+export interface Request {
+  id: number;
+  home: Home;
+  job: Job;
+}
+
+/** An error as it crosses between threads; without a code it is none that larder knows. */
+export interface Failure {
+  code: Code | null;
+  message: string;
+  stack: string;
+}
+
+export type Response = { id: number; result: unknown } | { id: number; failure: Failure };
+
+interface Waiting {
+  resolve(result: unknown): void;
+  reject(error: Error): void;
+}
+
+// Inside the executable the worker has a place of its own; a relative one would be looked for in the current folder.
+const WORKER = Bun.main.startsWith("/$bunfs/")
+  ? "/$bunfs/root/server/worker.js"
+  : join(dirname(Bun.main), "server", "worker.ts");
+
+/** A worker thread and the jobs that it has; it is started with its first job, and again if it dies. */
+export class JobRunner {
+  private worker: Worker | undefined;
+  private readonly waiting = new Map<number, Waiting>();
+  private lastId = 0;
+
+  constructor(private readonly home: Home) {}
+
+  /** Runs a job, and gives what its operation gives; rejects with the operation's error. */
+  run<T>(job: Job): Promise<T> {
+    const worker = this.start();
+    const id = ++this.lastId;
+    return new Promise<T>((resolve, reject) => {
+      this.waiting.set(id, { resolve: (result) => resolve(result as T), reject });
+      worker.postMessage({ id, home: this.home, job } satisfies Request);
+    });
+  }
+
+  /** Asks long work to stop between two items. */
+  stop(): void {
+    this.worker?.postMessage("stop");
+  }
+
+  private start(): Worker {
+    if (this.worker) return this.worker;
+    const worker = new Worker(WORKER);
+    worker.onmessage = ({ data }: MessageEvent<Response>) => this.settle(data);
+    worker.onerror = ({ message }) => this.abandon(worker, message);
+    // An idle worker must not keep the process.
+    worker.unref();
+    this.worker = worker;
+    return worker;
+  }
+
+  private settle(response: Response): void {
+    const waiting = this.waiting.get(response.id);
+    this.waiting.delete(response.id);
+    if ("failure" in response) waiting?.reject(toError(response.failure));
+    else waiting?.resolve(response.result);
+  }
+
+  private abandon(worker: Worker, message: string): void {
+    worker.terminate();
+    this.worker = undefined;
+    for (const { reject } of this.waiting.values()) reject(new Error(`the worker died: ${message}`));
+    this.waiting.clear();
+  }
+}
+
+function toError({ code, message, stack }: Failure): Error {
+  const error = code === null ? new Error(message) : new LarderError(code, message);
+  error.stack = stack;
+  return error;
+}

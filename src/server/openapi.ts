@@ -1,0 +1,91 @@
+import { type ConversionConfig, type JsonSchema, toJsonSchema } from "@valibot/to-json-schema";
+import type * as v from "valibot";
+import { MetadataSchema } from "../oci/metadata.ts";
+import type { Route } from "./routes.ts";
+import { ProblemSchema } from "./schemas.ts";
+
+/** The OpenAPI 3.1 document of the routes, made from the schemas that they validate with. */
+export function describeRoutes(routes: Route[], version: string): unknown {
+  const paths: Record<string, Record<string, unknown>> = {};
+  for (const route of routes) {
+    paths[route.path] ??= {};
+    paths[route.path]![route.method.toLowerCase()] = describeRoute(route);
+  }
+  return {
+    openapi: "3.1.0",
+    info: {
+      title: "larder",
+      version,
+      summary: "The image store of a microsandbox host",
+      license: { name: "MIT", identifier: "MIT" },
+    },
+    servers: [{ url: "/" }],
+    security: [{}, { token: [] }],
+    paths,
+    components: {
+      schemas: { Problem: toSchema(ProblemSchema) },
+      securitySchemes: {
+        token: {
+          type: "http",
+          scheme: "bearer",
+          description: "Needed over TCP; a unix socket is guarded by its mode.",
+        },
+      },
+    },
+  };
+}
+
+function describeRoute(route: Route): unknown {
+  const { method, path, summary, query, body, answer, isCatalogue, problems = [] } = route;
+  const statuses = [...new Set([400, 401, 403, 405, 422, 500, 503, ...(body ? [413, 415] : []), ...problems])].sort();
+  return {
+    operationId: `${method.toLowerCase()}${path.replace(/^\/v1/, "").replace(/[/.](\w)/g, (_, letter: string) => letter.toUpperCase())}`,
+    summary,
+    parameters: describeQuery(query),
+    ...(body && { requestBody: { required: body === "lines", content: describeBody(body) } }),
+    responses: {
+      200: {
+        description: "Done",
+        content: typeof answer === "string" ? { [answer]: {} } : { "application/json": { schema: toSchema(answer) } },
+      },
+      ...(isCatalogue && { 304: { description: "Unchanged since the answer that If-None-Match names" } }),
+      ...Object.fromEntries(statuses.map((status) => [status, PROBLEM])),
+    },
+  };
+}
+
+const PROBLEM = {
+  description: "A problem (RFC 9457)",
+  content: { "application/problem+json": { schema: { $ref: "#/components/schemas/Problem" } } },
+};
+
+function describeQuery(query: v.GenericSchema): unknown[] {
+  const { properties = {}, required = [] } = toSchema(query);
+  return Object.entries(properties).map(([name, schema]) => ({
+    name,
+    in: "query",
+    required: required.includes(name),
+    schema,
+  }));
+}
+
+function describeBody(body: NonNullable<Route["body"]>): unknown {
+  if (body === "lines") return { "application/x-ndjson": { schema: { type: "string" } } };
+  return { "application/json": { schema: toSchema(body === "metadata" ? MetadataSchema : body) } };
+}
+
+const CONFIG: ConversionConfig = {
+  errorMode: "ignore",
+  // These two have no JSON form of their own: a digest is text that was checked, a size an integer that was not rounded.
+  overrideSchema({ valibotSchema, jsonSchema }) {
+    if (valibotSchema.type === "custom")
+      return { type: "string", pattern: "^sha(256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})$" };
+    if (valibotSchema.type === "bigint") return { ...jsonSchema, type: "integer", minimum: 0 };
+    return undefined;
+  },
+};
+
+function toSchema(schema: v.GenericSchema): JsonSchema {
+  const { $schema: _, ...rest } = toJsonSchema(schema as never, CONFIG);
+  return rest;
+}

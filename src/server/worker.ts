@@ -1,0 +1,86 @@
+import { LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
+import { parseBatchLine } from "../input/batch.ts";
+import { type Larder, openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
+import { parseMetadata } from "../oci/metadata.ts";
+import { examine } from "../ops/check/report.ts";
+import { df } from "../ops/df.ts";
+import { gc } from "../ops/gc.ts";
+import { notFound } from "../ops/images.ts";
+import { type Entry, metadataFor, persist } from "../ops/persist.ts";
+import { prune } from "../ops/prune.ts";
+import { remove } from "../ops/remove.ts";
+import { WarmHome } from "./catalogue.ts";
+import type { Failure, Job, Request, Response } from "./jobs.ts";
+
+// Long and deleting work, away from the thread that answers: each job has a connection to itself.
+
+declare const self: Worker;
+
+let isStopping = false;
+let warm: WarmHome | undefined;
+
+self.onmessage = async ({ data }: MessageEvent<Request | "stop">) => {
+  if (data === "stop") {
+    isStopping = true;
+    return;
+  }
+  const { id, home, job } = data;
+  const answer: Response = await run(home, job).then(
+    (result) => ({ id, result }),
+    (error) => ({ id, failure: describe(error) }),
+  );
+  self.postMessage(answer);
+};
+
+function describe(error: unknown): Failure {
+  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  return error instanceof LarderError
+    ? { code: error.code, message: error.message, stack }
+    : { code: null, message: String(error), stack };
+}
+
+const stopped = () => isStopping;
+
+async function run(home: Home, job: Job): Promise<unknown> {
+  if (job.kind === "persist") {
+    warm ??= new WarmHome(home, openOrCreate);
+    return warm.use((larder) => persistOne(larder!, job.reference, job.metadata));
+  }
+  if (job.kind === "batch") return withLarder(openOrCreate(home), (larder) => persistBatch(larder, job.lines));
+  if (job.kind === "examine") return examine(home, job.options);
+  const isReading = job.kind === "df" || job.options.dryRun;
+  const larder = isReading ? openToRead(home) : openToWrite(home);
+  if (!larder) throw job.kind === "remove" ? notFound(job.options.references[0]!) : noCatalogue(home);
+  return withLarder<unknown>(larder, (larder) => {
+    if (job.kind === "remove") return remove(larder, { ...job.options, stopped });
+    if (job.kind === "gc") return gc(larder, { ...job.options, stopped });
+    if (job.kind === "prune") return prune(larder, { ...job.options, stopped });
+    return df(larder);
+  });
+}
+
+/** The error of an operation that needs a catalogue where there is none. */
+function noCatalogue(home: Home): LarderError {
+  return new LarderError("not_found", `there is no catalogue at "${home.database}"`);
+}
+
+function persistOne(larder: Larder, reference: string, metadata: string | null): unknown {
+  const parsed = metadata === null ? metadataFor(larder, reference) : parseMetadata(metadata, "body");
+  return persist(larder, [{ reference, metadata: parsed }])[0];
+}
+
+function persistBatch(larder: Larder, lines: string): unknown {
+  const entries: Entry[] = [];
+  const refused: { line: number; message: string }[] = [];
+  for (const [i, line] of lines.split("\n").entries()) {
+    if (line.trim() === "") continue;
+    try {
+      entries.push(parseBatchLine(line, `line ${i + 1}`));
+    } catch (error) {
+      if (!(error instanceof LarderError)) throw error;
+      refused.push({ line: i + 1, message: error.message });
+    }
+  }
+  return { persisted: entries.length > 0 ? persist(larder, entries) : [], refused };
+}
