@@ -71,7 +71,7 @@ function renderList(handles: Handle[]): string {
     handle.created_at === null ? "-" : formatAge(now - Date.parse(handle.created_at)),
     ...(pins ? [handle.pinned_by.map(({ name }) => name).join(",")] : []),
   ]);
-  return renderTable(pins ? [...columns, { title: "IN USE BY" }] : columns, rows, tableWidth());
+  return renderTable(pins ? [...columns, { title: "IN USE BY", shrinks: true }] : columns, rows, tableWidth());
 }
 
 /** Parses `--filter` values; throws `usage`. */
