@@ -119,9 +119,10 @@ function findOne(larder: Larder, reference: string): ImageRow {
   return row;
 }
 
-/** The error for a reference that no row has. */
-export function notFound(reference: string): LarderError {
-  const hint = isReference(reference) ? "" : " (it is not a valid reference either)";
+/** The error for a reference that no row has; `database` where there is not even a catalogue to look into. */
+export function notFound(reference: string, database?: string): LarderError {
+  let hint = isReference(reference) ? "" : " (it is not a valid reference either)";
+  if (database !== undefined) hint = ` (there is no catalogue at "${database}")`;
   return new LarderError("not_found", `image not found: ${JSON.stringify(reference.slice(0, 200))}${hint}`);
 }
 
