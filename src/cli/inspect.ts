@@ -13,7 +13,10 @@ export default defineCommand({
   flags: { "reference...": { type: "positional", description: "the images" } },
   operands: { least: 1, most: Number.POSITIVE_INFINITY },
   examples: ["larder inspect python:3.12", "larder inspect --format json python:3.12 | jq -r '.layers[].diff_id'"],
-  exits: [[3, "no such image"]],
+  exits: [
+    [3, "no such image"],
+    [5, "the database is damaged, or is none"],
+  ],
   async run({ operands, format, home }) {
     const where = home();
     const larder = openToRead(where);

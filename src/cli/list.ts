@@ -31,6 +31,7 @@ export default defineCommand({
     "larder ls -q --filter reference='ghcr.io/acme/*'",
     "larder list --format json --filter pinned=false --filter until=14d",
   ],
+  exits: [[5, "the database is damaged, or is none"]],
   async run({ flags, format, home }) {
     const filter = parseFilters(flags.filter);
     const { database, ...rest } = home();

@@ -30,7 +30,10 @@ export default defineCommand({
     "larder persist --metadata python.json python:3.12 python:latest",
     "generate-catalogue | larder persist --batch -",
   ],
-  exits: [[3, "the cache holds no metadata for the reference"]],
+  exits: [
+    [3, "the cache holds no metadata for the reference"],
+    [5, "the database is damaged, or is none"],
+  ],
   async run({ flags, operands, format, home }) {
     if ((flags.batch === undefined) === (operands.length === 0)) {
       throw new LarderError("usage", "persist needs either references or --batch FILE");
