@@ -1,5 +1,6 @@
 import { asLarderError, LarderError } from "../error.ts";
-import { type Larder, openOrCreate } from "../larder.ts";
+import type { Home } from "../home.ts";
+import { openOrCreate } from "../larder.ts";
 import { checkMetadata, type ImageMetadata, parseJson, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
@@ -43,15 +44,13 @@ export default defineCommand({
     for (const reference of operands) parseReference(reference);
     const shared = flags.metadata === undefined ? undefined : await readShared(flags.metadata);
     const where = home();
-    return withLarder(openOrCreate(where), async (larder) => {
-      const { done, failed } =
-        flags.batch === undefined ? persistNamed(larder, operands, shared) : await persistBatch(larder, flags.batch);
-      await emitList(format, done, () =>
-        done.map(({ reference, digest }) => `persisted  ${printable(reference)}  ${digest}\n`).join(""),
-      );
-      for (const { message } of failed) complain(message);
-      return firstFailure(failed);
-    });
+    const { done, failed } =
+      flags.batch === undefined ? await persistNamed(where, operands, shared) : await persistBatch(where, flags.batch);
+    await emitList(format, done, () =>
+      done.map(({ reference, digest }) => `persisted  ${printable(reference)}  ${digest}\n`).join(""),
+    );
+    for (const { message } of failed) complain(message);
+    return firstFailure(failed);
   },
 });
 
@@ -60,33 +59,45 @@ interface Outcome {
   failed: LarderError[];
 }
 
-function persistNamed(larder: Larder, references: string[], shared: ImageMetadata | undefined): Outcome {
-  const found = tryEach(
+// A home is opened, and so perhaps made, only once there is something to put on record.
+async function persistNamed(home: Home, references: string[], shared: ImageMetadata | undefined): Promise<Outcome> {
+  const { done: entries, failed } = tryEach(
     references,
-    (reference): Entry => ({ reference, metadata: shared ?? metadataFor(larder, reference) }),
+    (reference): Entry => ({ reference, metadata: shared ?? metadataFor(home, reference) }),
   );
-  return { done: found.done.length > 0 ? persist(larder, found.done) : [], failed: found.failed };
+  if (entries.length === 0) return { done: [], failed };
+  return { done: await withLarder(openOrCreate(home), (larder) => persist(larder, entries)), failed };
 }
 
 /** Persists JSON lines, a transaction per few hundred; a bad line is named by its number and skipped. */
-async function persistBatch(larder: Larder, path: string): Promise<Outcome> {
+async function persistBatch(home: Home, path: string): Promise<Outcome> {
   const outcome: Outcome = { done: [], failed: [] };
+  const batches = readBatches(path, outcome.failed);
+  const first = await batches.next();
+  if (first.done) return outcome;
+  await withLarder(openOrCreate(home), async (larder) => {
+    for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
+      outcome.done.push(...persist(larder, batch.value));
+      if (showsProgress()) say(`persisted ${outcome.done.length} images`);
+    }
+  });
+  return outcome;
+}
+
+async function* readBatches(path: string, failed: LarderError[]): AsyncGenerator<Entry[], void> {
   let entries: Entry[] = [];
-  const flush = () => {
-    if (entries.length > 0) outcome.done.push(...persist(larder, entries));
-    entries = [];
-    if (showsProgress()) say(`persisted ${outcome.done.length} images`);
-  };
   for await (const [number, line] of readLines(path)) {
     try {
       entries.push(parseLine(line, `line ${number}`));
     } catch (error) {
-      outcome.failed.push(asLarderError(error));
+      failed.push(asLarderError(error));
     }
-    if (entries.length === BATCH) flush();
+    if (entries.length === BATCH) {
+      yield entries;
+      entries = [];
+    }
   }
-  flush();
-  return outcome;
+  if (entries.length > 0) yield entries;
 }
 
 function parseLine(line: string, where: string): Entry {
