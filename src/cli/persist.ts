@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import { asLarderError, LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { openOrCreate } from "../larder.ts";
@@ -10,6 +11,7 @@ import { complain, emitList, say, showsProgress } from "./terminal.ts";
 
 // Images a transaction: long enough to be fast, short enough that msb does not wait.
 const BATCH = 200;
+const LF = 10;
 
 export default defineCommand({
   name: "persist",
@@ -88,7 +90,8 @@ async function* readBatches(path: string, failed: LarderError[]): AsyncGenerator
   let entries: Entry[] = [];
   for await (const [number, line] of readLines(path)) {
     try {
-      entries.push(parseLine(line, `line ${number}`));
+      const text = decode(line, `line ${number}`);
+      if (text.trim() !== "") entries.push(parseLine(text, `line ${number}`));
     } catch (error) {
       failed.push(asLarderError(error));
     }
@@ -119,30 +122,39 @@ function parseLine(line: string, where: string): Entry {
   return { reference: document.reference, metadata: checkMetadata(document.metadata, `${where}: metadata`) };
 }
 
-async function* readLines(path: string): AsyncGenerator<[number: number, line: string]> {
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+/** The lines of a file with their numbers, each as it was written: one that is not UTF-8 must not cost the others. */
+async function* readLines(path: string): AsyncGenerator<[number: number, line: Uint8Array]> {
   let number = 0;
-  let rest = "";
+  let parts: Uint8Array[] = [];
   for await (const chunk of openInput(path).stream()) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop()!;
-    for (const line of lines) {
-      number++;
-      if (line.trim() !== "") yield [number, line];
+    let start = 0;
+    for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
+      yield [++number, Buffer.concat([...parts, chunk.subarray(start, end)])];
+      parts = [];
+      start = end + 1;
     }
+    parts.push(chunk.subarray(start));
   }
-  rest += decoder.decode();
-  if (rest.trim() !== "") yield [number + 1, rest];
+  yield [number + 1, Buffer.concat(parts)];
 }
 
 async function readShared(path: string): Promise<ImageMetadata> {
-  const bytes = await openInput(path).bytes();
-  return parseMetadata(
-    new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes),
-    path === "-" ? "standard input" : path,
-  );
+  const source = path === "-" ? "standard input" : path;
+  return parseMetadata(decode(await openInput(path).bytes(), source), source);
+}
+
+// As strict as for the cache's own files: msb would not read such metadata either, and a label must not be altered.
+function decode(bytes: Uint8Array, where: string): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (error) {
+    throw new LarderError("invalid", `${where}: not UTF-8 text`, error);
+  }
 }
 
 function openInput(path: string): Bun.BunFile {
-  return path === "-" ? Bun.stdin : Bun.file(path);
+  if (path === "-") return Bun.stdin;
+  // A stream of a folder fails without naming it.
+  if (statSync(path).isDirectory()) throw new LarderError("failed", `cannot read "${path}": it is a directory`);
+  return Bun.file(path);
 }
