@@ -100,7 +100,10 @@ export function inspect(larder: Larder, reference: string): Detail {
     const handle = toHandle(row, readAllPins(larder));
     const metadata = findMetadata(larder, row);
     const layers = row.manifestId === null ? [] : listLayers(larder.db, row.manifestId);
-    for (const layer of layers) handle.damage.push(...layer.damage.map((what) => `layer ${layer.position}: ${what}`));
+    for (const { position, damage, diffId } of layers) {
+      const found = diffId !== null && !isDigest(diffId) ? [...damage, "diff_id is not a digest"] : damage;
+      handle.damage.push(...found.map((what) => `layer ${position}: ${what}`));
+    }
     return {
       ...handle,
       // msb counts the rows here, and in the list the manifest's own figure (interop §6).
