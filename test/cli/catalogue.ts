@@ -1,5 +1,5 @@
 import { Database, type SQLQueryBindings } from "bun:sqlite";
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import schema from "../../src/db/schema.sql" with { type: "text" };
 
@@ -131,19 +131,25 @@ export function metadata(spec: MetadataSpec = {}): string {
   return `{"manifest_digest":"${manifest}","config_digest":"${config}",${documents}"config":${JSON.stringify(run)},"layers":[${layers.join(",")}]}`;
 }
 
-/** Everything below a folder with its type, mode, owner and content, so that two states can be compared. */
+/**
+ * Everything below a folder with its type, mode, owner and content, so that two states can be compared. The content is
+ * read by another process: closing a file here would drop the locks that SQLite holds on it for an open `Catalogue`.
+ */
 export function snapshot(folder: string): Record<string, string> {
   const found: Record<string, string> = {};
   if (!existsSync(folder)) return found;
   for (const name of readdirSync(folder, { recursive: true, encoding: "utf8" }).sort()) {
-    // SQLite keeps locks in this file, also for those who only read.
-    if (name.endsWith("-shm")) continue;
-    const path = join(folder, name);
-    const stat = lstatSync(path);
-    const content = stat.isFile() ? new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex") : "";
-    // An empty WAL says nothing, and opening a database makes one.
-    if (name.endsWith("-wal") && stat.size === 0) continue;
-    found[name] = `${(stat.mode).toString(8)} ${stat.uid}:${stat.gid} ${stat.size} ${content}`;
+    const stat = lstatSync(join(folder, name));
+    // SQLite keeps locks in the one, also for those who only read; and opening a database makes the other, empty.
+    if (name.endsWith("-shm") || (name.endsWith("-wal") && stat.size === 0)) continue;
+    found[name] = `${stat.mode.toString(8)} ${stat.uid}:${stat.gid} ${stat.isFile() ? stat.size : ""}`;
   }
+  const files = Object.keys(found).filter((name) => found[name]!.startsWith("100"));
+  if (files.length === 0) return found;
+  const { stdout } = Bun.spawnSync(["sha256sum", "--zero", "--", ...files], { cwd: folder });
+  const sums = stdout.toString().split("\0");
+  files.forEach((name, i) => {
+    found[name] += ` ${sums[i]!.slice(0, 64)}`;
+  });
   return found;
 }
