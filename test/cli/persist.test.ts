@@ -619,7 +619,9 @@ describe("persist on a host without a catalogue", () => {
   test("gives folders, files and locks msb's modes", async () => {
     using folder = new TemporaryFolder();
     const home = join(folder.path, "home");
-    await persist(home, metadata(), "app");
+    const under = ["sh", "-c", 'umask 022; exec "$@"', "sh"];
+    const args = ["persist", "app", "--metadata", "-", "--home", home];
+    expect((await run(args, { stdin: metadata(), under })).code).toBe(0);
     const modes = Object.entries(snapshot(home)).map(([name, state]) => [name, state.split(" ")[0]]);
     expect(modes).toEqual([
       ["cache", "40755"],
