@@ -705,6 +705,20 @@ describe("persist refuses", () => {
     expect((await larder(home, "list", "-q")).stdout).toBe("there\n");
   });
 
+  test("such a catalogue before it has changed so much as its journal mode", async () => {
+    using folder = new TemporaryFolder();
+    const home = join(folder.path, "home");
+    {
+      using catalogue = Catalogue.create(home);
+      catalogue.db.run("DELETE FROM seaql_migrations");
+      catalogue.rows("PRAGMA journal_mode = DELETE");
+    }
+    const before = snapshot(home);
+    const outcome = await run(["persist", "app", "--metadata", "-", "--home", home], { stdin: metadata() });
+    expect(outcome).toMatchObject({ code: 1, stdout: "" });
+    expect(snapshot(home)).toEqual(before);
+  });
+
   test("nothing where the downgrade is complete, or the lease has run out", async () => {
     using folder = new TemporaryFolder();
     const home = folder.path;
