@@ -62,6 +62,9 @@ function readConfig(path: string): Config {
     text = readFileSync(path, "utf8");
   } catch (error) {
     if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return {};
+    // This one comes from the read, which knows no path.
+    if (isErrno(error, "EISDIR"))
+      throw new LarderError("failed", `cannot read the configuration "${path}": it is a directory`, error);
     throw error;
   }
   let document: unknown;

@@ -14,10 +14,14 @@ export default defineCommand({
   flags: { reference: { type: "positional", description: "the image" } },
   operands: { least: 1, most: 1 },
   examples: ["larder get python:3.12", "larder get --format json python:3.12 | jq .size_bytes"],
-  exits: [[3, "no such image"]],
+  exits: [
+    [3, "no such image"],
+    [5, "the database is damaged, or is none"],
+  ],
   async run({ operands: [reference], format, home }) {
-    const larder = openToRead(home());
-    if (!larder) throw notFound(reference!);
+    const where = home();
+    const larder = openToRead(where);
+    if (!larder) throw notFound(reference!, where.database);
     const handle = await withLarder(larder, (larder) => get(larder, reference!));
     await emit(format, handle, () => renderFields(handleFields(handle)));
     return 0;

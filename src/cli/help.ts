@@ -10,6 +10,12 @@ const EXITS: [code: number, meaning: string][] = [
   [75, "busy: try again"],
 ];
 
+const EXAMPLES = [
+  "larder list",
+  "larder inspect --format json python:3.12",
+  "larder --home /srv/msb rm --dry-run python:3.11",
+];
+
 /** The help of one command: its usage as citty renders it, then what to know, examples and exit codes. */
 export async function helpOf(command: Command): Promise<string> {
   const usage = await renderUsage(
@@ -54,6 +60,7 @@ export async function helpOfRoot(commands: Command[]): Promise<string> {
   return sections([
     usage,
     "Data goes to standard output, everything else to standard error. Nothing ever asks a question.",
+    `EXAMPLES\n\n${EXAMPLES.map((line) => `  ${line}`).join("\n")}`,
     `EXIT CODES\n\n${exits([
       ...EXITS,
       [3, "not found"],

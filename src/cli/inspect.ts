@@ -13,13 +13,18 @@ export default defineCommand({
   flags: { "reference...": { type: "positional", description: "the images" } },
   operands: { least: 1, most: Number.POSITIVE_INFINITY },
   examples: ["larder inspect python:3.12", "larder inspect --format json python:3.12 | jq -r '.layers[].diff_id'"],
-  exits: [[3, "no such image"]],
+  exits: [
+    [3, "no such image"],
+    [5, "the database is damaged, or is none"],
+  ],
   async run({ operands, format, home }) {
-    const larder = openToRead(home());
-    if (!larder) throw notFound(operands[0]!);
-    const { done, failed } = await withLarder(larder, (larder) =>
-      tryEach(operands, (reference) => inspect(larder, reference)),
-    );
+    const where = home();
+    const larder = openToRead(where);
+    const { done, failed } = larder
+      ? await withLarder(larder, (larder) => tryEach(operands, (reference) => inspect(larder, reference)))
+      : tryEach(operands, (reference): Detail => {
+          throw notFound(reference, where.database);
+        });
     const render = () => done.map(renderDetail).join("\n");
     if (operands.length > 1) await emitList(format, done, render);
     else if (done[0]) await emit(format, done[0], render);

@@ -31,6 +31,7 @@ export default defineCommand({
     "larder ls -q --filter reference='ghcr.io/acme/*'",
     "larder list --format json --filter pinned=false --filter until=14d",
   ],
+  exits: [[5, "the database is damaged, or is none"]],
   async run({ flags, format, home }) {
     const filter = parseFilters(flags.filter);
     const { database, ...rest } = home();
@@ -71,5 +72,5 @@ function renderList(handles: Handle[]): string {
     handle.created_at === null ? "-" : formatAge(now - Date.parse(handle.created_at)),
     ...(pins ? [handle.pinned_by.map(({ name }) => name).join(",")] : []),
   ]);
-  return renderTable(pins ? [...columns, { title: "IN USE BY" }] : columns, rows, tableWidth());
+  return renderTable(pins ? [...columns, { title: "IN USE BY", shrinks: true }] : columns, rows, tableWidth());
 }

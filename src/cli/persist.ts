@@ -1,6 +1,8 @@
+import { statSync } from "node:fs";
 import { asLarderError, LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
-import { type Larder, openOrCreate, withLarder } from "../larder.ts";
+import { openOrCreate, withLarder } from "../larder.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
@@ -10,6 +12,7 @@ import { complain, emitList, say, showsProgress } from "./terminal.ts";
 
 // Images a transaction: long enough to be fast, short enough that msb does not wait.
 const BATCH = 200;
+const LF = 10;
 
 export default defineCommand({
   name: "persist",
@@ -31,7 +34,10 @@ export default defineCommand({
     "larder persist --metadata python.json python:3.12 python:latest",
     "generate-catalogue | larder persist --batch -",
   ],
-  exits: [[3, "the cache holds no metadata for the reference"]],
+  exits: [
+    [3, "the cache holds no metadata for the reference"],
+    [5, "the database is damaged, or is none"],
+  ],
   async run({ flags, operands, format, home }) {
     if ((flags.batch === undefined) === (operands.length === 0)) {
       throw new LarderError("usage", "persist needs either references or --batch FILE");
@@ -41,15 +47,13 @@ export default defineCommand({
     for (const reference of operands) parseReference(reference);
     const shared = flags.metadata === undefined ? undefined : await readShared(flags.metadata);
     const where = home();
-    return withLarder(openOrCreate(where), async (larder) => {
-      const { done, failed } =
-        flags.batch === undefined ? persistNamed(larder, operands, shared) : await persistBatch(larder, flags.batch);
-      await emitList(format, done, () =>
-        done.map(({ reference, digest }) => `persisted  ${printable(reference)}  ${digest}\n`).join(""),
-      );
-      for (const { message } of failed) complain(message);
-      return firstFailure(failed);
-    });
+    const { done, failed } =
+      flags.batch === undefined ? await persistNamed(where, operands, shared) : await persistBatch(where, flags.batch);
+    await emitList(format, done, () =>
+      done.map(({ reference, digest }) => `persisted  ${printable(reference)}  ${digest}\n`).join(""),
+    );
+    for (const { message } of failed) complain(message);
+    return firstFailure(failed);
   },
 });
 
@@ -58,59 +62,81 @@ interface Outcome {
   failed: LarderError[];
 }
 
-function persistNamed(larder: Larder, references: string[], shared: ImageMetadata | undefined): Outcome {
-  const found = tryEach(
+// A home is opened, and so perhaps made, only once there is something to put on record.
+async function persistNamed(home: Home, references: string[], shared: ImageMetadata | undefined): Promise<Outcome> {
+  const { done: entries, failed } = tryEach(
     references,
-    (reference): Entry => ({ reference, metadata: shared ?? metadataFor(larder, reference) }),
+    (reference): Entry => ({ reference, metadata: shared ?? metadataFor(home, reference) }),
   );
-  return { done: found.done.length > 0 ? persist(larder, found.done) : [], failed: found.failed };
+  if (entries.length === 0) return { done: [], failed };
+  return { done: await withLarder(openOrCreate(home), (larder) => persist(larder, entries)), failed };
 }
 
 /** Persists JSON lines, a transaction per few hundred; a bad line is named by its number and skipped. */
-async function persistBatch(larder: Larder, path: string): Promise<Outcome> {
+async function persistBatch(home: Home, path: string): Promise<Outcome> {
   const outcome: Outcome = { done: [], failed: [] };
-  let entries: Entry[] = [];
-  const flush = () => {
-    if (entries.length > 0) outcome.done.push(...persist(larder, entries));
-    entries = [];
-    if (showsProgress()) say(`persisted ${outcome.done.length} images`);
-  };
-  for await (const [number, line] of readLines(path)) {
-    try {
-      entries.push(parseBatchLine(line, `line ${number}`));
-    } catch (error) {
-      outcome.failed.push(asLarderError(error));
+  const batches = readBatches(path, outcome.failed);
+  const first = await batches.next();
+  if (first.done) return outcome;
+  await withLarder(openOrCreate(home), async (larder) => {
+    for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
+      outcome.done.push(...persist(larder, batch.value));
+      if (showsProgress()) say(`persisted ${outcome.done.length} images`);
     }
-    if (entries.length === BATCH) flush();
-  }
-  flush();
+  });
   return outcome;
 }
 
-async function* readLines(path: string): AsyncGenerator<[number: number, line: string]> {
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  let number = 0;
-  let rest = "";
-  for await (const chunk of openInput(path).stream()) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop()!;
-    for (const line of lines) {
-      number++;
-      if (line.trim() !== "") yield [number, line];
+async function* readBatches(path: string, failed: LarderError[]): AsyncGenerator<Entry[], void> {
+  let entries: Entry[] = [];
+  for await (const [number, line] of readLines(path)) {
+    try {
+      const text = decode(line, `line ${number}`);
+      if (text.trim() !== "") entries.push(parseBatchLine(text, `line ${number}`));
+    } catch (error) {
+      failed.push(asLarderError(error));
+    }
+    if (entries.length === BATCH) {
+      yield entries;
+      entries = [];
     }
   }
-  rest += decoder.decode();
-  if (rest.trim() !== "") yield [number + 1, rest];
+  if (entries.length > 0) yield entries;
+}
+
+/** The lines of a file with their numbers, each as it was written: one that is not UTF-8 must not cost the others. */
+async function* readLines(path: string): AsyncGenerator<[number: number, line: Uint8Array]> {
+  let number = 0;
+  let parts: Uint8Array[] = [];
+  for await (const chunk of openInput(path).stream()) {
+    let start = 0;
+    for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
+      yield [++number, Buffer.concat([...parts, chunk.subarray(start, end)])];
+      parts = [];
+      start = end + 1;
+    }
+    parts.push(chunk.subarray(start));
+  }
+  yield [number + 1, Buffer.concat(parts)];
 }
 
 async function readShared(path: string): Promise<ImageMetadata> {
-  const bytes = await openInput(path).bytes();
-  return parseMetadata(
-    new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes),
-    path === "-" ? "standard input" : path,
-  );
+  const source = path === "-" ? "standard input" : path;
+  return parseMetadata(decode(await openInput(path).bytes(), source), source);
+}
+
+// As strict as for the cache's own files: msb would not read such metadata either, and a label must not be altered.
+function decode(bytes: Uint8Array, where: string): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (error) {
+    throw new LarderError("invalid", `${where}: not UTF-8 text`, error);
+  }
 }
 
 function openInput(path: string): Bun.BunFile {
-  return path === "-" ? Bun.stdin : Bun.file(path);
+  if (path === "-") return Bun.stdin;
+  // A stream of a folder fails without naming it.
+  if (statSync(path).isDirectory()) throw new LarderError("failed", `cannot read "${path}": it is a directory`);
+  return Bun.file(path);
 }

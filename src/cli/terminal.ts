@@ -1,6 +1,7 @@
 import { writeSync } from "node:fs";
 import { isatty } from "node:tty";
 import { toJson, toJsonLines } from "../output/json.ts";
+import { printable } from "../output/table.ts";
 import type { Format } from "./command.ts";
 
 /** Thrown when whoever reads standard output has gone away: no failure, but nothing more to say either. */
@@ -36,9 +37,9 @@ export function say(line: string): void {
   } catch {}
 }
 
-/** Says what went wrong. */
+/** Says what went wrong. A message may quote a file or a row, whose control characters a terminal must not obey. */
 export function complain(message: string): void {
-  say(`larder: ${message}`);
+  say(`larder: ${printable(message)}`);
 }
 
 /** The width that a table may have: the terminal's, or none when standard output is no terminal. */

@@ -78,10 +78,10 @@ export function openForWriting(path: string): Database | undefined {
   return explainSqlite(path, () => {
     const db = open(path, "readwrite");
     if (!hasShape(db, path)) return undefined;
-    db.run("PRAGMA journal_mode = WAL");
-    db.run("PRAGMA foreign_keys = ON");
     refuseUnmigrated(db, path);
     refuseSelfDowngrade(path);
+    db.run("PRAGMA journal_mode = WAL");
+    db.run("PRAGMA foreign_keys = ON");
     if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
     return db;
   });

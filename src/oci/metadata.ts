@@ -11,6 +11,23 @@ const size = v.pipe(
   v.maxValue(MAX_SIZE, "must be at most 18446744073709551615"),
 );
 
+// valibot's own record drops the keys "constructor", "prototype" and "__proto__" without a word; a label may be called so.
+const labels = v.pipe(
+  v.custom<Record<string, string>>(
+    (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+    "must be an object of strings",
+  ),
+  v.rawCheck(({ dataset, addIssue }) => {
+    if (!dataset.typed) return;
+    const { value: input } = dataset;
+    for (const [key, value] of Object.entries<unknown>(input)) {
+      if (typeof value === "string") continue;
+      const path = [{ type: "object" as const, origin: "value" as const, input, key, value }] as const;
+      addIssue({ label: "type", expected: "string", input: value, path: [...path] });
+    }
+  }),
+);
+
 const ImageConfig = v.object({
   env: strings,
   cmd: v.nullish(strings, null),
@@ -19,7 +36,7 @@ const ImageConfig = v.object({
   user: v.nullish(v.string(), null),
   exposed_ports: strings,
   volumes: strings,
-  labels: v.record(v.string(), v.string()),
+  labels,
   stop_signal: v.nullish(v.string(), null),
 });
 

@@ -143,7 +143,10 @@ export function inspect(larder: Larder, reference: string): Detail {
     const handle = toHandle(row, readAllPins(larder));
     const metadata = findMetadata(larder, row);
     const layers = row.manifestId === null ? [] : listLayers(larder.db, row.manifestId);
-    for (const layer of layers) handle.damage.push(...layer.damage.map((what) => `layer ${layer.position}: ${what}`));
+    for (const { position, damage, diffId } of layers) {
+      const found = diffId !== null && !isDigest(diffId) ? [...damage, "diff_id is not a digest"] : damage;
+      handle.damage.push(...found.map((what) => `layer ${position}: ${what}`));
+    }
     return {
       ...handle,
       // msb counts the rows here, and in the list the manifest's own figure (interop §6).
@@ -162,9 +165,10 @@ function findOne(larder: Larder, reference: string): ImageRow {
   return row;
 }
 
-/** The error for a reference that no row has. */
-export function notFound(reference: string): LarderError {
-  const hint = isReference(reference) ? "" : " (it is not a valid reference either)";
+/** The error for a reference that no row has; `database` where there is not even a catalogue to look into. */
+export function notFound(reference: string, database?: string): LarderError {
+  let hint = isReference(reference) ? "" : " (it is not a valid reference either)";
+  if (database !== undefined) hint = ` (there is no catalogue at "${database}")`;
   return new LarderError("not_found", `image not found: ${JSON.stringify(reference.slice(0, 200))}${hint}`);
 }
 

@@ -1,12 +1,14 @@
 import type { Database } from "bun:sqlite";
 import { measure } from "../cache/file.ts";
 import { readMetadata } from "../cache/metadata.ts";
+import { CachePaths } from "../cache/paths.ts";
 import { upsertConfig } from "../db/configs.ts";
 import { upsertReference } from "../db/images.ts";
 import { saturate, setJunctions, upsertLayer } from "../db/layers.ts";
 import { upsertManifest } from "../db/manifests.ts";
 import { writeTransaction } from "../db/write.ts";
 import { LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
 import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, type Platform, platformOf } from "../oci/metadata.ts";
@@ -26,13 +28,13 @@ export interface Persisted {
 }
 
 /** The metadata that the cache holds for a reference; throws `not_found`, or `invalid` for what cannot be used. */
-export function metadataFor(larder: Larder, reference: string): ImageMetadata {
+export function metadataFor(home: Pick<Home, "cache">, reference: string): ImageMetadata {
   parseReference(reference);
-  const metadata = readMetadata(larder.cache, reference);
+  const metadata = readMetadata(new CachePaths(home.cache), reference);
   if (metadata) return metadata;
   throw new LarderError(
     "not_found",
-    `cannot persist ${JSON.stringify(reference)}: the cache "${larder.cache.root}" holds no metadata for it (pull or load it with msb, or give --metadata FILE)`,
+    `cannot persist ${JSON.stringify(reference)}: the cache "${home.cache}" holds no metadata for it (pull or load it with msb, or give --metadata FILE)`,
   );
 }
 

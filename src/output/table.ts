@@ -2,29 +2,36 @@
 export interface Column {
   title: string;
   align?: "left" | "right";
-  /** Cut this column with an ellipsis where the table would be wider than the terminal. */
+  /** Cut this column with an ellipsis where the table would be wider than the terminal; the widest such goes first. */
   shrinks?: boolean;
 }
 
 const GAP = "  ";
+// No narrower is a column cut: less would say nothing.
+const LEAST = 12;
 
 /** A table with a head, as wide as its cells; `width` limits it on a terminal. The last column is not padded. */
 export function renderTable(columns: Column[], rows: string[][], width?: number): string {
   const lines = [columns.map(({ title }) => title), ...rows.map((row) => row.map(printable))];
   const widths = columns.map((_, i) => lines.reduce((widest, line) => Math.max(widest, widthOf(line[i]!)), 0));
-  const total = widths.reduce((sum, each) => sum + each, 0) + GAP.length * (columns.length - 1);
-  const shrinking = columns.findIndex(({ shrinks }) => shrinks);
-  if (width !== undefined && total > width && shrinking >= 0) {
-    widths[shrinking] = Math.max(widths[shrinking]! - (total - width), 12);
-  }
+  if (width !== undefined) shrink(columns, widths, width);
   return lines.map((line) => `${renderLine(columns, line, widths)}\n`).join("");
+}
+
+function shrink(columns: Column[], widths: number[], width: number): void {
+  const total = widths.reduce((sum, each) => sum + each, 0) + GAP.length * (columns.length - 1);
+  for (let excess = total - width; excess > 0; excess--) {
+    const widest = columns.reduce((w, { shrinks }, i) => (shrinks && widths[i]! > (widths[w] ?? LEAST) ? i : w), -1);
+    if (widest < 0) return;
+    widths[widest]!--;
+  }
 }
 
 function renderLine(columns: Column[], line: string[], widths: number[]): string {
   return line
     .map((cell, i) => {
       const text = cut(cell, widths[i]!);
-      const padding = " ".repeat(widths[i]! - widthOf(text));
+      const padding = " ".repeat(Math.max(widths[i]! - widthOf(text), 0));
       if (columns[i]!.align === "right") return padding + text;
       return i === line.length - 1 ? text : text + padding;
     })
@@ -45,8 +52,19 @@ function widthOf(text: string): number {
 function cut(text: string, width: number): string {
   if (widthOf(text) <= width) return text;
   const characters = Array.from(text);
-  const tail = Math.floor((width - 1) / 2);
-  return `${characters.slice(0, width - 1 - tail).join("")}…${characters.slice(characters.length - tail).join("")}`;
+  const tail = fitting(characters.toReversed(), Math.floor((width - 1) / 2));
+  const head = fitting(characters, width - 1 - Math.floor((width - 1) / 2));
+  return `${head.join("")}…${tail.toReversed().join("")}`;
+}
+
+// The first characters that are together no wider than `width`: some take two columns of a terminal.
+function fitting(characters: string[], width: number): string[] {
+  let end = 0;
+  for (let left = width; end < characters.length; end++) {
+    left -= widthOf(characters[end]!);
+    if (left < 0) break;
+  }
+  return characters.slice(0, end);
 }
 
 // Control characters, line and paragraph separators, and what turns the direction of text.
