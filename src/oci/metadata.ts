@@ -11,6 +11,23 @@ const size = v.pipe(
   v.maxValue(MAX_SIZE, "must be at most 18446744073709551615"),
 );
 
+// Not v.record, which drops labels called `constructor` or `prototype`, and takes an array for an object.
+const labels = v.pipe(
+  v.custom<Record<string, string>>(isObject, "must be an object"),
+  v.rawCheck(({ dataset, addIssue }) => {
+    if (!dataset.typed) return;
+    for (const [key, value] of Object.entries<unknown>(dataset.value)) {
+      if (typeof value === "string") continue;
+      const path = { type: "object", origin: "value", input: dataset.value, key, value } as const;
+      addIssue({ message: "must be a string", input: value, path: [path] });
+    }
+  }),
+);
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 const ImageConfig = v.object({
   env: strings,
   cmd: v.nullish(strings, null),
@@ -19,7 +36,7 @@ const ImageConfig = v.object({
   user: v.nullish(v.string(), null),
   exposed_ports: strings,
   volumes: strings,
-  labels: v.record(v.string(), v.string()),
+  labels,
   stop_signal: v.nullish(v.string(), null),
 });
 
