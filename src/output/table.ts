@@ -15,7 +15,8 @@ export function renderTable(columns: Column[], rows: string[][], width?: number)
   const total = widths.reduce((sum, each) => sum + each, 0) + GAP.length * (columns.length - 1);
   const shrinking = columns.findIndex(({ shrinks }) => shrinks);
   if (width !== undefined && total > width && shrinking >= 0) {
-    widths[shrinking] = Math.max(widths[shrinking]! - (total - width), 12);
+    const full = widths[shrinking]!;
+    widths[shrinking] = Math.max(full - (total - width), Math.min(full, 12));
   }
   return lines.map((line) => `${renderLine(columns, line, widths)}\n`).join("");
 }
@@ -24,7 +25,7 @@ function renderLine(columns: Column[], line: string[], widths: number[]): string
   return line
     .map((cell, i) => {
       const text = cut(cell, widths[i]!);
-      const padding = " ".repeat(widths[i]! - widthOf(text));
+      const padding = " ".repeat(Math.max(widths[i]! - widthOf(text), 0));
       if (columns[i]!.align === "right") return padding + text;
       return i === line.length - 1 ? text : text + padding;
     })
@@ -46,11 +47,22 @@ function cut(text: string, width: number): string {
   if (widthOf(text) <= width) return text;
   const characters = Array.from(text);
   const tail = Math.floor((width - 1) / 2);
-  return `${characters.slice(0, width - 1 - tail).join("")}…${characters.slice(characters.length - tail).join("")}`;
+  const start = fitting(characters, width - 1 - tail);
+  return `${start.join("")}…${fitting(characters.reverse(), tail).reverse().join("")}`;
+}
+
+// The first characters that fit: a wide one takes two columns.
+function fitting(characters: string[], width: number): string[] {
+  let end = 0;
+  for (let left = width; end < characters.length; end++) {
+    left -= widthOf(characters[end]!);
+    if (left < 0) break;
+  }
+  return characters.slice(0, end);
 }
 
 // Control characters, line and paragraph separators, and what turns the direction of text.
-const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]/gu;
+const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
 
 /** Text from a row or a file, with control characters written out: a terminal must not obey a reference. */
 export function printable(text: string): string {
