@@ -56,7 +56,7 @@ describe("parseDigest", () => {
   });
 
   test("does not repeat an endless text", () => {
-    expect(() => parseDigest("x".repeat(100_000))).toThrow(new RegExp(`^digest: "x{100}" is not`));
+    expect(() => parseDigest("x".repeat(100_000))).toThrow(/^digest: "x{100}" is not/);
   });
 });
 

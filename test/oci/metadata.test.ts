@@ -80,7 +80,11 @@ describe("parseMetadata", () => {
       document.layers[0].new_field = null;
       document.manifest_digest = document.manifest_digest as string;
     });
-    const reversed = JSON.stringify(Object.fromEntries(Object.entries(JSON.parse(text) as Document).reverse()), null, 2);
+    const reversed = JSON.stringify(
+      Object.fromEntries(Object.entries(JSON.parse(text) as Document).reverse()),
+      null,
+      2,
+    );
     expect(parseMetadata(`${reversed}\n`, "F").layers[0]?.size_bytes).toBe(123n);
   });
 
@@ -255,7 +259,9 @@ describe("parseMetadata", () => {
 describe("checkMetadata", () => {
   test("checks what parseJson read, as parseMetadata does", () => {
     expect(checkMetadata(parseJson(NEW, "F"), "F")).toEqual(parseMetadata(NEW, "F"));
-    expect(() => checkMetadata(parseJson('{"reference":"x"}', "line 7"), "line 7")).toThrow("line 7: manifest_digest: ");
+    expect(() => checkMetadata(parseJson('{"reference":"x"}', "line 7"), "line 7")).toThrow(
+      "line 7: manifest_digest: ",
+    );
   });
 });
 
