@@ -66,10 +66,14 @@ describe("digestsIn", () => {
     expect<string[]>(digestsIn(`{"oci":"docker.io/x@${a}","b":["${b}"],"c":"/${c}/"}`)).toEqual([a, b, c]);
   });
 
-  test("takes no part of a longer word", () => {
+  test("takes no part of more digits, and not too few", () => {
     expect(digestsIn(`sha256:${A64}0`)).toEqual([]);
-    expect(digestsIn(`notsha256:${A64}`)).toEqual([]);
+    expect(digestsIn(`sha512:${A96}`)).toEqual([]);
     expect(digestsIn(`sha256:${A64.slice(1)}`)).toEqual([]);
+  });
+
+  test("does not mind what stands before it, which may be the end of an escape", () => {
+    expect<string[]>(digestsIn(`"line\\nsha256:${A64}"`)).toEqual([`sha256:${A64}`]);
   });
 
   test("finds none in text without any", () => {
