@@ -137,6 +137,19 @@ describe("YoungMetadataFiles", () => {
     expect(files.read()).toHaveLength(KEYS.length);
   });
 
+  test("sees one that came within the same tick of the clock", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    const files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    // One time for the folder before and after, which no clock has passed yet.
+    const tick = Math.floor(Date.now() / 1000) + 60;
+    utimesSync(manifests, tick, tick);
+    expect(files.read()).toEqual([]);
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    utimesSync(manifests, tick, tick);
+    expect(files.read()).toHaveLength(1);
+  });
+
   test("sees one that came long after the folder had settled", () => {
     using folder = new TemporaryFolder();
     const { cache, manifests } = cacheIn(folder);

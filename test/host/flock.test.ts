@@ -14,6 +14,7 @@ import { join } from "node:path";
 import { LarderError } from "../../src/error.ts";
 import { FileLock, isLocked } from "../../src/host/flock.ts";
 import { TemporaryFolder } from "../larder.ts";
+import { hasTool } from "../tools.ts";
 import { LockHolder } from "./holder.ts";
 
 describe("FileLock.take", () => {
@@ -70,6 +71,27 @@ describe("FileLock.take", () => {
     expect(lock).toBeDefined();
     expect(existsSync(path)).toBe(true);
     expect(isLocked(path)).toBe(true);
+  });
+
+  test.if(hasTool("strace"))("notices that the file was unlinked between its opening and its locking", async () => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "x.lock");
+    const code = `
+      const { FileLock } = await import(${JSON.stringify(import.meta.resolve("../../src/host/flock.ts"))});
+      const lock = FileLock.take(${JSON.stringify(path)});
+      console.log(lock !== undefined);
+      await Bun.stdin.text();`;
+    // The first flock(2) starts two seconds after the file was opened; by then its name stands for another file.
+    const slowly = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=flock:delay_enter=2s:when=1"];
+    const taker = Bun.spawn([...slowly, process.execPath, "-e", code], { stdin: "pipe", stderr: "inherit" });
+    while (!existsSync(path)) await Bun.sleep(5);
+    unlinkSync(path);
+    writeFileSync(path, "");
+    const { value } = await taker.stdout.getReader().read();
+    expect(new TextDecoder().decode(value)).toBe("true\n");
+    expect(isLocked(path)).toBe(true);
+    await taker.stdin.end();
+    await taker.exited;
   });
 
   test("does not follow a link, and makes nothing where one points", () => {
