@@ -156,6 +156,8 @@ export class CachePaths {
   }
 
   private classifyArtifact(folder: Folder, name: string): CacheFile | undefined {
+    // With a colon it is a name that msb never looks for: what lies there is not what the digest's own path names.
+    if (name.includes(":")) return undefined;
     // An algorithm has no dot and neither has hex: the first dot ends the stem.
     const dot = name.indexOf(".");
     const digest = unstem(name.slice(0, Math.max(dot, 0)));

@@ -57,6 +57,8 @@ class Parser {
     while (this.next < this.argv.length) {
       const token = this.argv[this.next++]!;
       if (token === "--") {
+        // Which command the rest belongs to, and where its own flags begin, could not be told.
+        if (stopAtOperand) throw usage("-- can stand only after the command");
         for (const operand of this.argv.slice(this.next)) this.operand(operand);
         break;
       }

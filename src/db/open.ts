@@ -65,7 +65,7 @@ export function openForReading(path: string): Database | undefined {
   if (!isThere(path)) return undefined;
   return explainSqlite(path, () => {
     const db = openReadOnly(path);
-    return hasShape(db, path) ? db : undefined;
+    return keepIf(db, () => hasShape(db, path));
   });
 }
 
@@ -77,14 +77,27 @@ export function openForWriting(path: string): Database | undefined {
   if (!isThere(path)) return undefined;
   return explainSqlite(path, () => {
     const db = open(path, "readwrite");
-    if (!hasShape(db, path)) return undefined;
-    refuseUnmigrated(db, path);
-    refuseSelfDowngrade(path);
-    db.run("PRAGMA journal_mode = WAL");
-    db.run("PRAGMA foreign_keys = ON");
-    if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
-    return db;
+    return keepIf(db, () => {
+      if (!hasShape(db, path)) return false;
+      refuseUnmigrated(db, path);
+      refuseSelfDowngrade(path);
+      db.run("PRAGMA journal_mode = WAL");
+      db.run("PRAGMA foreign_keys = ON");
+      if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
+      return true;
+    });
   });
+}
+
+// A connection that nobody receives must not stay open: it holds the file, and the file system that it lies on.
+function keepIf(db: Database, accept: () => boolean): Database | undefined {
+  let kept = false;
+  try {
+    kept = accept();
+    return kept ? db : undefined;
+  } finally {
+    if (!kept) db.close();
+  }
 }
 
 /**

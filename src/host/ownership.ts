@@ -1,4 +1,4 @@
-import { chownSync, existsSync, fchownSync, fstatSync, lstatSync, mkdirSync, statSync } from "node:fs";
+import { existsSync, fchownSync, fstatSync, lchownSync, lstatSync, mkdirSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 
 /**
@@ -11,7 +11,8 @@ export function adopt(created: string | number, folder: string): void {
   const now = typeof created === "number" ? fstatSync(created) : lstatSync(created);
   if (now.uid === owner.uid && now.gid === owner.gid) return;
   if (typeof created === "number") fchownSync(created, owner.uid, owner.gid);
-  else chownSync(created, owner.uid, owner.gid);
+  // A user may have put a link in its place since: root must not give away what that points to.
+  else lchownSync(created, owner.uid, owner.gid);
 }
 
 /** Makes a folder and its missing parents, each owned as the folder it lies in, mode 0755 less umask. */

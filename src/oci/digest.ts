@@ -19,8 +19,9 @@ export function parseDigest(text: string, what = "digest"): Digest {
   );
 }
 
-// Digits on either side would make it part of something longer, so it must stand alone.
-const NAMED = /(?<![0-9a-z])(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?![0-9a-f])/g;
+// More digits after it would make it something longer. What stands before it does not matter: in JSON text that may be
+// the end of an escape such as `\n`, and a pin must not be missed.
+const NAMED = /(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?![0-9a-f])/g;
 
 /** Every digest named anywhere inside `text`. */
 export function digestsIn(text: string): Digest[] {

@@ -2,7 +2,8 @@ import * as v from "valibot";
 import { LarderError } from "../error.ts";
 import { type Digest, isDigest } from "./digest.ts";
 
-const digest = v.custom<Digest>(isDigest, "must be a sha256, sha384 or sha512 digest in lowercase hex");
+/** A digest, checked. */
+export const DigestSchema = v.custom<Digest>(isDigest, "must be a sha256, sha384 or sha512 digest in lowercase hex");
 const strings = v.array(v.string());
 const MAX_SIZE = 2n ** 64n - 1n;
 const size = v.pipe(
@@ -11,22 +12,22 @@ const size = v.pipe(
   v.maxValue(MAX_SIZE, "must be at most 18446744073709551615"),
 );
 
-// valibot's own record drops the keys "constructor", "prototype" and "__proto__" without a word; a label may be called so.
+// Not v.record, which drops labels called `constructor` or `prototype`, and takes an array for an object.
 const labels = v.pipe(
-  v.custom<Record<string, string>>(
-    (value) => typeof value === "object" && value !== null && !Array.isArray(value),
-    "must be an object of strings",
-  ),
+  v.custom<Record<string, string>>(isObject, "must be an object"),
   v.rawCheck(({ dataset, addIssue }) => {
     if (!dataset.typed) return;
-    const { value: input } = dataset;
-    for (const [key, value] of Object.entries<unknown>(input)) {
+    for (const [key, value] of Object.entries<unknown>(dataset.value)) {
       if (typeof value === "string") continue;
-      const path = [{ type: "object" as const, origin: "value" as const, input, key, value }] as const;
-      addIssue({ label: "type", expected: "string", input: value, path: [...path] });
+      const path = { type: "object", origin: "value", input: dataset.value, key, value } as const;
+      addIssue({ message: "must be a string", input: value, path: [path] });
     }
   }),
 );
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
 
 const ImageConfig = v.object({
   env: strings,
@@ -41,16 +42,16 @@ const ImageConfig = v.object({
 });
 
 const LayerMetadata = v.object({
-  digest,
+  digest: DigestSchema,
   media_type: v.nullish(v.string(), null),
   size_bytes: v.nullish(size, null),
-  diff_id: digest,
+  diff_id: DigestSchema,
 });
 
 /** What msb keeps of an image beside its layers (interop §5). The raw documents are absent from 0.4.4's files. */
 export const MetadataSchema = v.object({
-  manifest_digest: digest,
-  config_digest: digest,
+  manifest_digest: DigestSchema,
+  config_digest: DigestSchema,
   raw_manifest_json: v.optional(v.string()),
   raw_config_json: v.optional(v.string()),
   config: ImageConfig,

@@ -68,7 +68,7 @@ function fitting(characters: string[], width: number): string[] {
 }
 
 // Control characters, line and paragraph separators, and what turns the direction of text.
-const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]/gu;
+const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
 
 /** Text from a row or a file, with control characters written out: a terminal must not obey a reference. */
 export function printable(text: string): string {

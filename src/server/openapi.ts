@@ -1,6 +1,6 @@
 import { type ConversionConfig, type JsonSchema, toJsonSchema } from "@valibot/to-json-schema";
 import type * as v from "valibot";
-import { MetadataSchema } from "../oci/metadata.ts";
+import { DigestSchema, MetadataSchema } from "../oci/metadata.ts";
 import type { Route } from "./routes.ts";
 import { ProblemSchema } from "./schemas.ts";
 
@@ -76,10 +76,11 @@ function describeBody(body: NonNullable<Route["body"]>): unknown {
 
 const CONFIG: ConversionConfig = {
   errorMode: "ignore",
-  // These two have no JSON form of their own: a digest is text that was checked, a size an integer that was not rounded.
+  // These have no JSON form of their own: text that was checked, labels by any name, and an integer that was not rounded.
   overrideSchema({ valibotSchema, jsonSchema }) {
-    if (valibotSchema.type === "custom")
+    if (valibotSchema === DigestSchema)
       return { type: "string", pattern: "^sha(256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})$" };
+    if (valibotSchema.type === "custom") return { type: "object", additionalProperties: { type: "string" } };
     if (valibotSchema.type === "bigint") return { ...jsonSchema, type: "integer", minimum: 0 };
     return undefined;
   },

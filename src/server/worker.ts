@@ -66,7 +66,7 @@ function noCatalogue(home: Home): LarderError {
 }
 
 function persistOne(larder: Larder, reference: string, metadata: string | null): unknown {
-  const parsed = metadata === null ? metadataFor(larder, reference) : parseMetadata(metadata, "body");
+  const parsed = metadata === null ? metadataFor(larder.home, reference) : parseMetadata(metadata, "body");
   return persist(larder, [{ reference, metadata: parsed }])[0];
 }
 

@@ -1,0 +1,167 @@
+import { describe, expect, test } from "bun:test";
+import { createHash } from "node:crypto";
+import { mkdirSync, renameSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { manifestNamedBy, readMetadata, readMetadataFile, YoungMetadataFiles } from "../../src/cache/metadata.ts";
+import { CachePaths } from "../../src/cache/paths.ts";
+import { TemporaryFolder } from "../larder.ts";
+
+const M = `sha256:${"1".repeat(64)}`;
+const N = `sha512:${"2".repeat(128)}`;
+const DIFF = `sha256:${"3".repeat(64)}`;
+
+function document(manifest: string, diffIds: string[] = [DIFF]): string {
+  return JSON.stringify({
+    manifest_digest: manifest,
+    config_digest: M,
+    config: { env: [], exposed_ports: [], volumes: [], labels: {} },
+    layers: diffIds.map((diff_id) => ({ digest: M, diff_id })),
+  });
+}
+
+function cacheIn(folder: TemporaryFolder): { cache: CachePaths; manifests: string } {
+  const manifests = join(folder.path, "manifests");
+  mkdirSync(manifests);
+  return { cache: new CachePaths(folder.path), manifests };
+}
+
+function keyOf(canonical: string): string {
+  return createHash("sha256").update(canonical).digest("hex");
+}
+
+describe("readMetadata", () => {
+  test("reads the file of the reference's canonical form", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    writeFileSync(join(manifests, `${keyOf("docker.io/library/tool:latest")}.json`), document(M));
+    for (const typed of ["tool", "library/tool:latest", "index.docker.io/tool"]) {
+      expect<string | undefined>(readMetadata(cache, typed)?.manifest_digest).toBe(M);
+    }
+    expect(readMetadata(cache, "tool:1")).toBeUndefined();
+  });
+
+  test("finds nothing where no cache is", () => {
+    expect(readMetadata(new CachePaths("/nowhere/at/all"), "tool")).toBeUndefined();
+  });
+
+  test("names the file that is wrong", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    const path = join(manifests, `${keyOf("docker.io/library/tool:latest")}.json`);
+    writeFileSync(path, "{}");
+    expect(() => readMetadata(cache, "tool")).toThrow(`${path}: manifest_digest: `);
+  });
+});
+
+describe("readMetadataFile", () => {
+  test("does not follow a link", () => {
+    using folder = new TemporaryFolder();
+    writeFileSync(join(folder.path, "target"), document(M));
+    symlinkSync(join(folder.path, "target"), join(folder.path, "link"));
+    expect(() => readMetadataFile(join(folder.path, "link"))).toThrow("is a link");
+  });
+});
+
+describe("manifestNamedBy", () => {
+  test.each<[string, string, string | undefined]>([
+    ["msb's own form", document(M), M],
+    ["another algorithm", document(N), N],
+    ["pretty print", JSON.stringify(JSON.parse(document(N)), null, 2), N],
+    ["another order of keys", JSON.stringify(Object.fromEntries(Object.entries(JSON.parse(document(M))).reverse())), M],
+    ["nothing", "", undefined],
+    ["no JSON", "manifest_digest", undefined],
+    ["no digest", document("tool:1"), undefined],
+    ["a digest in upper case", document(`sha256:${"A".repeat(64)}`), undefined],
+    ["a digest of a wrong length", document(`sha512:${"1".repeat(64)}`), undefined],
+    ["a digest deeper inside", JSON.stringify({ x: { manifest_digest: M } }), undefined],
+    ["a list", `[${document(M)}]`, undefined],
+  ])("reads %s", (_, text, expected) => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "file");
+    writeFileSync(path, text);
+    expect<string | undefined>(manifestNamedBy(path)).toBe(expected);
+  });
+
+  test("says nothing of a missing file, a folder, or a link", () => {
+    using folder = new TemporaryFolder();
+    writeFileSync(join(folder.path, "target"), document(M));
+    symlinkSync(join(folder.path, "target"), join(folder.path, "link"));
+    for (const path of ["missing", "", "link"]) expect(manifestNamedBy(join(folder.path, path))).toBeUndefined();
+  });
+});
+
+describe("YoungMetadataFiles", () => {
+  const GRACE = 600_000;
+  const KEYS = ["a", "b", "c", "d", "e"].map((hex) => hex.repeat(64));
+
+  function put(manifests: string, name: string, text: string, age: number): void {
+    const path = join(manifests, name);
+    writeFileSync(`${path}.new`, text);
+    const time = (Date.now() - age) / 1000;
+    utimesSync(`${path}.new`, time, time);
+    renameSync(`${path}.new`, path);
+  }
+
+  test("reads those younger than grace, and only metadata", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    put(manifests, `${KEYS[0]}.json`, document(M, [DIFF, M]), 0);
+    put(manifests, `${KEYS[1]}.json`, document(N), GRACE - 60_000);
+    put(manifests, `${KEYS[2]}.json`, document(`sha256:${"4".repeat(64)}`), GRACE + 60_000);
+    put(manifests, `${KEYS[3]}.json`, "cut", 0);
+    put(manifests, `${KEYS[4]}.json.part`, document(`sha256:${"5".repeat(64)}`), 0);
+    put(manifests, "other.json", document(`sha256:${"6".repeat(64)}`), 0);
+    mkdirSync(join(manifests, `${KEYS[4]}.json`));
+    const young = new YoungMetadataFiles(cache, Date.now, GRACE).read();
+    expect([...young].sort((a, b) => a.manifest.localeCompare(b.manifest))).toEqual([
+      { manifest: M, layers: [DIFF, M] },
+      { manifest: N, layers: [DIFF] },
+    ] as never);
+  });
+
+  test("counts a time in the future as young", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    put(manifests, `${KEYS[0]}.json`, document(M), -3_600_000);
+    expect(new YoungMetadataFiles(cache, Date.now, GRACE).read()).toHaveLength(1);
+  });
+
+  test("sees a file that was renamed into the folder since, at once", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    const files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    for (const [count, key] of KEYS.entries()) {
+      expect(files.read()).toHaveLength(count);
+      put(manifests, `${key}.json`, document(M), 0);
+    }
+    expect(files.read()).toHaveLength(KEYS.length);
+  });
+
+  test("sees one that came within the same tick of the clock", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    const files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    // One time for the folder before and after, which no clock has passed yet.
+    const tick = Math.floor(Date.now() / 1000) + 60;
+    utimesSync(manifests, tick, tick);
+    expect(files.read()).toEqual([]);
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    utimesSync(manifests, tick, tick);
+    expect(files.read()).toHaveLength(1);
+  });
+
+  test("sees one that came long after the folder had settled", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    const files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    const past = Date.now() / 1000 - 3600;
+    utimesSync(manifests, past, past);
+    expect([files.read(), files.read()]).toEqual([[], []]);
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    expect(files.read()).toHaveLength(1);
+  });
+
+  test("finds none where no cache is", () => {
+    expect(new YoungMetadataFiles(new CachePaths("/nowhere/at/all"), Date.now, GRACE).read()).toEqual([]);
+  });
+});
