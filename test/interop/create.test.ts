@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
@@ -6,6 +6,9 @@ import { build, type ImageSpec, type LayerSpec, noise } from "./archive.ts";
 import { artifactsOf, filesOf, keyOf, plant, problems, readFiles, readRows, rowsOf, select } from "./home.ts";
 import { metadataOf, type Shape } from "./metadata.ts";
 import { load, msb, msbJson } from "./msb.ts";
+
+// A busy machine may be slow; it must not look wrong.
+setDefaultTimeout(60_000);
 
 const BASE: LayerSpec = { files: { "bin/sh": noise(1, 5000) } };
 const WEB: ImageSpec = {

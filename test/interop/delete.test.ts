@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
@@ -20,6 +20,9 @@ import {
 } from "./home.ts";
 import { load, msb, msbJson } from "./msb.ts";
 import { serveRegistry } from "./registry.ts";
+
+// A busy machine may be slow; it must not look wrong.
+setDefaultTimeout(60_000);
 
 const BASE: LayerSpec = { files: { "bin/sh": noise(1, 9000) } };
 const MIDDLE: LayerSpec = { files: { "usr/lib/x.so": noise(2, 9000) }, compression: "zstd" };
@@ -89,7 +92,8 @@ describe("remove from a home that msb loaded", () => {
     age(home);
     const swept = await larderJson(home, ["gc"], 0);
     expect(swept).toMatchObject({ files: [], manifests: [], layers: [], skipped: [], unaccounted: null });
-    await expectHolds(home, kept);
+    expect(readRows(home)).toEqual(rowsOf(kept));
+    expect(readFiles(home)).toEqual(filesOf(kept));
   });
 
   test("plans exactly what it then does, and counts allocated bytes", async () => {
@@ -266,7 +270,7 @@ describe("flat artifacts", () => {
     age(copy.path);
     await larderJson(copy.path, ["gc"]);
     expect(readFiles(copy.path)).toEqual([...filesOf([b]), ...flat(b, refB!)].sort());
-  }, 20_000);
+  });
 
   test("shared by two refs stay until the last of their images goes", async () => {
     using folder = new TemporaryFolder();

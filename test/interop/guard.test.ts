@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
   chownSync,
@@ -20,6 +20,9 @@ import { type ImageSpec, type LayerSpec, noise, writeArchive } from "./archive.t
 import { age, artifactsOf, filesOf, keyOf, plant, problems, readFiles, readLocks, readRows, rowsOf } from "./home.ts";
 import { metadataOf } from "./metadata.ts";
 import { load, MSB, msbJson, type Outcome } from "./msb.ts";
+
+// A busy machine may be slow; it must not look wrong.
+setDefaultTimeout(60_000);
 
 const BASE: LayerSpec = { files: { "bin/sh": noise(1, 9000) } };
 const WEB: ImageSpec = { tags: ["web:v1", "web:latest"], layers: [BASE, { files: { web: "1" } }] };

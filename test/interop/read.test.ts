@@ -1,9 +1,12 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { build, type ImageSpec, type LayerSpec, noise } from "./archive.ts";
 import { canonicalOf, change, layerFile, lengthOf } from "./home.ts";
 import { load, msb, msbJson } from "./msb.ts";
+
+// A busy machine may be slow; it must not look wrong.
+setDefaultTimeout(60_000);
 
 const BASE: LayerSpec = { files: { "etc/os-release": "ID=base", "bin/sh": noise(1, 9000) } };
 const RUNTIME: LayerSpec = { files: { "usr/lib/runtime.so": noise(2, 70_000), "etc/.wh.os-release": "" } };
