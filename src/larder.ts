@@ -1,7 +1,7 @@
 import type { Database } from "bun:sqlite";
 import { dirname } from "node:path";
 import { CachePaths } from "./cache/paths.ts";
-import { createCatalogue, openForReading, openForWriting } from "./db/open.ts";
+import { createCatalogue, migrationLock, openForReading, openForWriting } from "./db/open.ts";
 import { asCatalogueError, BUSY_TIMEOUT_MS } from "./db/write.ts";
 import type { Home } from "./home.ts";
 import { FileLock } from "./host/flock.ts";
@@ -31,7 +31,7 @@ export function openOrCreate(home: Home): Larder {
   if (there) return there;
   makeFolder(dirname(home.database));
   makeFolder(home.cache);
-  using _ = FileLock.wait(`${home.database}.migration.lock`, BUSY_TIMEOUT_MS);
+  using _ = FileLock.wait(migrationLock(home.database), BUSY_TIMEOUT_MS);
   createCatalogue(home.database);
   return openToWrite(home)!;
 }

@@ -2,6 +2,7 @@ import { Database } from "bun:sqlite";
 import { closeSync, constants, openSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
+import { isLocked } from "../host/flock.ts";
 import { adopt } from "../host/ownership.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
@@ -65,7 +66,7 @@ export function openForReading(path: string): Database | undefined {
   if (!isThere(path)) return undefined;
   return explainSqlite(path, () => {
     const db = openReadOnly(path);
-    return keepIf(db, () => hasShape(db, path));
+    return keepIf(db, () => hasSettledShape(db, path));
   });
 }
 
@@ -78,7 +79,7 @@ export function openForWriting(path: string): Database | undefined {
   return explainSqlite(path, () => {
     const db = open(path, "readwrite");
     return keepIf(db, () => {
-      if (!hasShape(db, path)) return false;
+      if (!hasSettledShape(db, path)) return false;
       refuseUnmigrated(db, path);
       refuseSelfDowngrade(path);
       db.run("PRAGMA journal_mode = WAL");
@@ -174,6 +175,30 @@ function openImage(path: string): Database {
 function isReadOnlyRefusal(error: unknown): boolean {
   const code = error instanceof Error && "code" in error ? String(error.code) : "";
   return code.startsWith("SQLITE_CANTOPEN") || code.startsWith("SQLITE_READONLY");
+}
+
+/** The lock that msb holds while it creates or migrates a database (interop §2). */
+export function migrationLock(path: string): string {
+  return `${path}.migration.lock`;
+}
+
+// msb commits each step of a migration by itself, so a sound catalogue looks like none half-way through: while the
+// lock is held it is waited for, and it is looked at once more after that.
+function hasSettledShape(db: Database, path: string): boolean {
+  let lastLook = false;
+  for (const deadline = Date.now() + BUSY_TIMEOUT_MS; ; ) {
+    try {
+      return hasShape(db, path);
+    } catch (error) {
+      if (!isLocked(migrationLock(path))) {
+        if (lastLook) throw error;
+        lastLook = true;
+      } else if (Date.now() < deadline) {
+        lastLook = false;
+        Bun.sleepSync(20);
+      } else throw new LarderError("busy", `msb is migrating the database "${path}"; try again when it is done`, error);
+    }
+  }
 }
 
 /** Whether the database has every table and column; false if it has no table at all; throws `damaged` in between. */

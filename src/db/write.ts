@@ -94,6 +94,9 @@ export function explainSqlite<T>(path: string, work: () => T): T {
 /** SQLite's refusal as a LarderError that names the database; any other error as it was. */
 export function asCatalogueError(path: string, error: unknown): unknown {
   if (!(error instanceof SQLiteError)) return error;
+  // Every table and column was there when it was opened: msb has begun to migrate since.
+  if (/^no such (table|column)/.test(error.message))
+    return new LarderError("busy", `msb is migrating the database "${path}"; try again when it is done`, error);
   const code = error.code ?? "";
   const known = SENTENCES.find(([prefix]) => code.startsWith(prefix));
   const sentence = known ? known[2] : `${error.message} (${code})`;
