@@ -70,7 +70,8 @@ export class FileLock {
 export function isLocked(path: string): boolean {
   let fd: number;
   try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    // A pipe of that name would wait for a writer, and all of msb with it.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false;
     // A link where a lock belongs is nobody's lock; what cannot be opened may be anyone's.
