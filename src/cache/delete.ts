@@ -51,11 +51,11 @@ export interface Guard {
 // How long one batch keeps writers out: msb takes the write lock at every start.
 const BATCH_MS = 50;
 
-/** Files to delete as targets, measured now; what is not there is left out, and so is a folder outside staging. */
+/** Files to delete as targets, measured now; what is not there is left out, and so is a folder outside `tmp/`. */
 export function target(file: CacheFile): Target | Skipped | undefined {
   const stat = measure(file.path);
   if (!stat) return undefined;
-  if (stat.isDirectory() && file.kind !== "staging")
+  if (stat.isDirectory() && !file.folder)
     return { kind: file.kind, path: file.path, reason: "it is a folder, and larder did not expect one" };
   return { ...file, inode: stat.ino, mtimeMs: stat.mtimeMs, bytes: allocatedBytes(stat) };
 }
@@ -119,7 +119,7 @@ function isSame(now: Stats, planned: Target): boolean {
 
 function remove(file: Target, stat: Stats | undefined): void {
   try {
-    // Only staging holds folders. Neither call follows a link.
+    // Only `tmp/` holds folders. Neither call follows a link.
     if (stat?.isDirectory()) rmSync(file.path, { recursive: true, force: true });
     else unlinkSync(file.path);
   } catch (error) {
