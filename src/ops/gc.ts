@@ -82,15 +82,16 @@ function planRows(larder: Larder, pins: PinWatch, { layersOnly }: GcOptions) {
   const manifests = untagged.filter(({ digest }) => isDigest(digest));
   const found = orphanLayers(db);
   const orphans = found.filter(({ diffId }) => isDigest(diffId));
-  const theirs = layersOnlyOf(
+  const foundTheirs = layersOnlyOf(
     db,
     manifests.map(({ id }) => id),
-  ).filter(({ diffId }) => isDigest(diffId));
+  );
+  const theirs = foundTheirs.filter(({ diffId }) => isDigest(diffId));
   const unsafe = [
     ...untagged
       .filter(({ digest }) => !isDigest(digest))
       .map(({ digest }) => `manifest ${JSON.stringify(digest.slice(0, 100))}`),
-    ...found
+    ...[...found, ...foundTheirs]
       .filter(({ diffId }) => !isDigest(diffId))
       .map(({ diffId }) => `layer ${JSON.stringify(diffId.slice(0, 100))}`),
   ];
