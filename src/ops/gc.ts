@@ -148,5 +148,6 @@ function inSweepOrder(targets: Target[]): Target[] {
 }
 
 function reportRows({ manifests, layers, unsafe, unaccounted }: GcPlan) {
-  return { manifests: manifests.map(({ digest }) => digest), layers, unsafe, unaccounted };
+  // Sorted, since a plan finds layers in another order than the transactions that delete them.
+  return { manifests: manifests.map(({ digest }) => digest), layers: layers.toSorted(), unsafe, unaccounted };
 }
