@@ -8,6 +8,7 @@ import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import type { Larder } from "../larder.ts";
+import type { Digest } from "../oci/digest.ts";
 import { cacheKey, isReference } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
 
@@ -23,13 +24,27 @@ export function findStrays(larder: Larder, grace: number): Strays {
   const now = larder.now();
   const old = targets.filter(({ mtimeMs }) => now - mtimeMs >= grace);
   const young = targets.filter(({ mtimeMs }) => now - mtimeMs < grace);
+  // A ref that stays keeps its blob, whatever the age of that.
+  const kept = blobsOf(young);
   return {
-    targets: old,
+    targets: old.filter(({ kind, digest }) => kind !== "flat_blob" || !kept.has(digest!)),
     skipped: [
       ...skipped,
-      ...young.map(({ kind, path }) => ({ kind, path, reason: "it is younger than the grace period" })),
+      ...young.map((file) => skip(file, "it is younger than the grace period")),
+      ...old
+        .filter(({ kind, digest }) => kind === "flat_blob" && kept.has(digest!))
+        .map((file) => skip(file, "a flat ref needs it")),
     ],
   };
+}
+
+function skip({ kind, path }: Target, reason: string): Skipped {
+  return { kind, path, reason };
+}
+
+function blobsOf(files: Target[]): Set<Digest> {
+  const refs = files.filter(({ kind }) => kind === "flat_ref");
+  return new Set(refs.flatMap(({ path }) => readFlatRef(path)?.artifact_digest ?? []));
 }
 
 function* unaccounted(larder: Larder): Generator<CacheFile> {
