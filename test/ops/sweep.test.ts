@@ -1,0 +1,173 @@
+import { describe, expect, test } from "bun:test";
+import { renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { Target } from "../../src/cache/delete.ts";
+import type { CacheFile } from "../../src/cache/paths.ts";
+import type { Larder } from "../../src/larder.ts";
+import { parseDigest } from "../../src/oci/digest.ts";
+import { measureTargets } from "../../src/ops/doomed.ts";
+import { DEFAULT_GRACE_MS, sweep } from "../../src/ops/sweep.ts";
+import { at, digestOf, flatRefOf, metadataOf, OLD, Store, YOUNG } from "../store.ts";
+
+const KEPT = "docker.io/library/kept:1";
+const options = { grace: DEFAULT_GRACE_MS };
+
+function makeKept(): Promise<Store> {
+  return Store.make({ kept: { references: [KEPT], layers: ["base"] } });
+}
+
+function keyOf(canonical: string): string {
+  return at.metadata(canonical).slice("manifests/".length, -".json".length);
+}
+
+function layer({ cache }: Larder, name: string): CacheFile {
+  return cache.layer(parseDigest(digestOf(name)));
+}
+
+function plan(...files: CacheFile[]): Target[] {
+  const { targets } = measureTargets(files);
+  if (targets.length !== files.length) throw new Error("a planned file is missing");
+  return targets;
+}
+
+describe("sweep", () => {
+  test("deletes in the order given, and reports kind, path and bytes", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("one"), new Uint8Array(5000));
+    store.write(at.layer("two"), new Uint8Array(1));
+    const report = await sweep(larder, plan(layer(larder, "two"), layer(larder, "one")), options);
+    expect(report).toEqual({
+      deleted: [
+        { kind: "layer", path: join(store.cache, at.layer("two")), bytes: 4096 },
+        { kind: "layer", path: join(store.cache, at.layer("one")), bytes: 8192 },
+      ],
+      skipped: [],
+      failed: [],
+    });
+    expect(store.files()).toEqual(store.filesOf("kept"));
+  });
+
+  const meanwhile: [what: string, change: (store: Store, path: string) => void][] = [
+    ["was written anew", (store, path) => void store.write(path, "new", YOUNG)],
+    [
+      "was replaced by another of the same age",
+      (store, path) => renameSync(store.write("tmp/new", "new"), join(store.cache, path)),
+    ],
+    [
+      "became a folder",
+      (store, path) => {
+        rmSync(join(store.cache, path));
+        store.write(`${path}/file`);
+        store.age(path, OLD);
+      },
+    ],
+  ];
+
+  test.each(meanwhile)("leaves a file that %s between plan and delete", async (_, change) => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("stray"));
+    const targets = plan(layer(larder, "stray"));
+    change(store, at.layer("stray"));
+    const { deleted, skipped, failed } = await sweep(larder, targets, options);
+    expect([deleted, failed]).toEqual([[], []]);
+    expect(skipped).toMatchObject([{ kind: "layer", reason: "it changed meanwhile" }]);
+    expect(store.has(at.layer("stray"))).toBe(true);
+  });
+
+  test("has nothing against a file that went by itself", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const targets = plan({ ...layer(larder, "stray"), path: store.write(at.layer("stray")) });
+    rmSync(join(store.cache, at.layer("stray")));
+    expect(await sweep(larder, targets, options)).toMatchObject({ skipped: [], failed: [] });
+  });
+
+  test("leaves what a row came to want between plan and delete", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const manifest = parseDigest(digestOf("new"));
+    store.write(at.layer("new layer"));
+    store.write(at.fsmeta("new"));
+    store.write(at.vmdk("new"));
+    store.write(at.flatRef("new"), JSON.stringify(flatRefOf("new", "root")));
+    store.write(at.flatBlob("root"));
+    store.write(at.metadata("docker.io/library/new:latest"), "{}");
+    const { cache } = larder;
+    const targets = plan(
+      cache.metadata(keyOf("docker.io/library/new:latest")),
+      cache.vmdk(manifest),
+      cache.fsmeta(manifest),
+      cache.flatRef(manifest),
+      cache.flatBlob(parseDigest(digestOf("root"))),
+      layer(larder, "new layer"),
+    );
+    const before = store.files();
+    // The row holds the reference as typed, and the file name its canonical form.
+    await store.persist([{ reference: "new", metadata: metadataOf("new", ["new layer"]) }]);
+    const { deleted, skipped } = await sweep(larder, targets, options);
+    expect(deleted).toEqual([]);
+    expect(skipped.map(({ kind, reason }) => [kind, reason])).toEqual([
+      ["metadata", "a reference needs it"],
+      ["vmdk", "a row needs it"],
+      ["fsmeta", "a row needs it"],
+      ["flat_ref", "a row needs it"],
+      ["flat_blob", "a flat ref needs it"],
+      ["layer", "a row needs it"],
+    ]);
+    expect(store.files()).toEqual(before);
+  });
+
+  test("leaves a metadata file whose canonical reference another spelling has", async () => {
+    using store = await Store.make({
+      kept: { references: ["index.docker.io/kept=docker.io/library/kept:latest"], layers: ["base"] },
+    });
+    using larder = store.open();
+    const canonical = "docker.io/library/kept:latest";
+    const file = larder.cache.metadata(keyOf(canonical));
+    for (const target of [file, { ...file, canonical }]) {
+      const { skipped } = await sweep(larder, plan(target), options);
+      expect(skipped).toMatchObject([{ reason: "a reference needs it" }]);
+    }
+    expect(store.files()).toEqual(store.filesOf("kept"));
+  });
+
+  test("leaves everything when the catalogue is gone", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("stray"));
+    const targets = plan(layer(larder, "stray"));
+    rmSync(store.database);
+    const { deleted, skipped } = await sweep(larder, targets, options);
+    expect(deleted).toEqual([]);
+    expect(skipped).toMatchObject([{ reason: "the catalogue is gone" }]);
+    expect(store.has(at.layer("stray"))).toBe(true);
+  });
+
+  test("opens no catalogue where there is nothing to delete", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const nowhere = { ...larder, home: { ...larder.home, database: join(store.path, "not a database") } };
+    await Bun.write(nowhere.home.database, "not a database");
+    expect(await sweep(nowhere, [], options)).toEqual({ deleted: [], skipped: [], failed: [] });
+  });
+
+  test("stops before the next batch when it is asked to", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("stray"));
+    const report = await sweep(larder, plan(layer(larder, "stray")), { ...options, stopped: () => true });
+    expect(report).toEqual({ deleted: [], skipped: [], failed: [] });
+    expect(store.has(at.layer("stray"))).toBe(true);
+  });
+
+  test("lets go of the catalogue afterwards", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("stray"));
+    await sweep(larder, plan(layer(larder, "stray")), options);
+    store.sql("BEGIN IMMEDIATE");
+    expect(store.unsound()).toEqual([]);
+  });
+});
