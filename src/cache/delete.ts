@@ -9,6 +9,7 @@ import { findRunningWork } from "./work.ts";
 export interface Target extends CacheFile {
   inode: number;
   mtimeMs: number;
+  ctimeMs: number;
   /** Allocated bytes. */
   bytes: number;
 }
@@ -57,7 +58,7 @@ export function target(file: CacheFile): Target | Skipped | undefined {
   if (!stat) return undefined;
   if (stat.isDirectory() && !file.folder)
     return { kind: file.kind, path: file.path, reason: "it is a folder, and larder did not expect one" };
-  return { ...file, inode: stat.ino, mtimeMs: stat.mtimeMs, bytes: allocatedBytes(stat) };
+  return { ...file, inode: stat.ino, mtimeMs: stat.mtimeMs, ctimeMs: stat.ctimeMs, bytes: allocatedBytes(stat) };
 }
 
 /** Whether `target` made a file to delete, and not a reason to leave it. */
@@ -113,14 +114,15 @@ function deleteOne(file: Target, guard: Guard): string | undefined {
 
 const NO_LOCK = { [Symbol.dispose]() {} };
 
+// A new file may get the inode of the one before it, and any mtime, but not its ctime.
 function isSame(now: Stats, planned: Target): boolean {
-  return now.ino === planned.inode && now.mtimeMs === planned.mtimeMs;
+  return now.ino === planned.inode && now.mtimeMs === planned.mtimeMs && now.ctimeMs === planned.ctimeMs;
 }
 
 function remove(file: Target, stat: Stats | undefined): void {
   try {
     // Only `tmp/` holds folders. Neither call follows a link.
-    if (stat?.isDirectory()) rmSync(file.path, { recursive: true, force: true });
+    if (file.folder && stat?.isDirectory()) rmSync(file.path, { recursive: true, force: true });
     else unlinkSync(file.path);
   } catch (error) {
     if (!isErrno(error, "ENOENT")) throw error;
