@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { renameSync, rmSync } from "node:fs";
+import { renameSync, rmSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import type { Target } from "../../src/cache/delete.ts";
 import type { CacheFile } from "../../src/cache/paths.ts";
@@ -7,7 +7,7 @@ import type { Larder } from "../../src/larder.ts";
 import { parseDigest } from "../../src/oci/digest.ts";
 import { measureTargets } from "../../src/ops/doomed.ts";
 import { DEFAULT_GRACE_MS, sweep } from "../../src/ops/sweep.ts";
-import { at, digestOf, flatRefOf, metadataOf, OLD, Store, YOUNG } from "../store.ts";
+import { at, digestOf, flatRefOf, metadataOf, Store, YOUNG } from "../store.ts";
 
 const KEPT = "docker.io/library/kept:1";
 const options = { grace: DEFAULT_GRACE_MS };
@@ -28,6 +28,12 @@ function plan(...files: CacheFile[]): Target[] {
   const { targets } = measureTargets(files);
   if (targets.length !== files.length) throw new Error("a planned file is missing");
   return targets;
+}
+
+/** Gives a file one certain time, the same whenever it is asked for. */
+function dated(path: string): string {
+  utimesSync(path, 1_700_000_000, 1_700_000_000);
+  return path;
 }
 
 describe("sweep", () => {
@@ -52,14 +58,21 @@ describe("sweep", () => {
     ["was written anew", (store, path) => void store.write(path, "new", YOUNG)],
     [
       "was replaced by another of the same age",
-      (store, path) => renameSync(store.write("tmp/new", "new"), join(store.cache, path)),
+      (store, path) => renameSync(dated(store.write("tmp/new")), join(store.cache, path)),
     ],
     [
-      "became a folder",
+      "went and came again, of the same age and perhaps with its inode",
+      (store, path) => {
+        rmSync(join(store.cache, path));
+        dated(store.write(path));
+      },
+    ],
+    [
+      "became a folder of the same age, perhaps with its inode",
       (store, path) => {
         rmSync(join(store.cache, path));
         store.write(`${path}/file`);
-        store.age(path, OLD);
+        dated(join(store.cache, path));
       },
     ],
   ];
@@ -67,7 +80,7 @@ describe("sweep", () => {
   test.each(meanwhile)("leaves a file that %s between plan and delete", async (_, change) => {
     using store = await makeKept();
     using larder = store.open();
-    store.write(at.layer("stray"));
+    dated(store.write(at.layer("stray")));
     const targets = plan(layer(larder, "stray"));
     change(store, at.layer("stray"));
     const { deleted, skipped, failed } = await sweep(larder, targets, options);
