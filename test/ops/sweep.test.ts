@@ -175,6 +175,46 @@ describe("sweep", () => {
     expect(store.has(at.layer("stray"))).toBe(true);
   });
 
+  /** The home under a clock so slow that every file takes a batch of its own. */
+  function slowly(larder: Larder): Larder {
+    return {
+      ...larder,
+      now() {
+        Bun.sleepSync(60);
+        return Date.now();
+      },
+    };
+  }
+
+  test("goes on batch after batch", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const names = ["one", "two", "three", "four"];
+    for (const name of names) store.write(at.layer(name));
+    const { deleted } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), options);
+    expect(deleted).toHaveLength(4);
+    expect(store.files()).toEqual(store.filesOf("kept"));
+  });
+
+  test("lets writers in between two batches, and asks the rows anew in each", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const names = ["one", "two", "three"];
+    for (const name of names) store.write(at.layer(name));
+    let batches = 0;
+    const { deleted, skipped } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), {
+      ...options,
+      stopped() {
+        if (batches++ === 1) store.sql("INSERT INTO layer (diff_id, blob_digest) VALUES (?, 'x')", digestOf("two"));
+        return false;
+      },
+    });
+    expect(deleted.map(({ path }) => path)).toEqual(
+      [at.layer("one"), at.layer("three")].map((p) => join(store.cache, p)),
+    );
+    expect(skipped).toMatchObject([{ path: join(store.cache, at.layer("two")), reason: "a row needs it" }]);
+  });
+
   test("lets go of the catalogue afterwards", async () => {
     using store = await makeKept();
     using larder = store.open();
