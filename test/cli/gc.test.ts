@@ -3,6 +3,7 @@ import { chmodSync, lstatSync, readFileSync, rmSync, symlinkSync, utimesSync, wr
 import { join } from "node:path";
 import { larder, larderJson, run } from "../larder.ts";
 import { at, digestOf, erofs, flatRefOf, holdLock, metadataOf, OLD, Store, stemOf, YOUNG } from "../store.ts";
+import { hasTool } from "../tools.ts";
 
 const KEPT = "docker.io/library/kept:1";
 const LOST = "docker.io/library/lost:1";
@@ -272,6 +273,29 @@ describe("larder gc", () => {
     const gone = files.filter((path) => !left.includes(path) && !path.endsWith("/"));
     expect(pathsOf(store, plan.files)).toEqual(gone);
   });
+
+  test.if(hasTool("strace")).each([[["gc"]], [["rm", KEPT]]])(
+    "opens nothing in the home for writing with --dry-run: %p",
+    async (args) => {
+      using store = await makeMess();
+      const trace = join(store.path, "trace");
+      const under = ["strace", "-f", "-o", trace, "-e", "trace=%file,ftruncate,fchown,fchmod"];
+      const { code } = await run([...args, "--dry-run", "--home", store.path], { under });
+      expect(code).toBe(0);
+      const calls = readFileSync(trace, "utf8")
+        .split("\n")
+        .filter((line) => line.includes(`"${store.path}/`));
+      expect(calls.some((line) => line.includes(`"${store.database}", O_RDONLY`))).toBe(true);
+      // SQLite's readers meet in a shared memory file, and find their log: both are made where they are missing.
+      const writes = calls.filter(
+        (line) =>
+          /O_RDWR|O_WRONLY|O_CREAT|unlink|rename|mkdir|rmdir|link\(|chmod|chown|utime|truncate/.test(line) &&
+          !/msb\.db-(wal|shm)"/.test(line) &&
+          !/readlink/.test(line),
+      );
+      expect(writes).toEqual([]);
+    },
+  );
 
   test("has nothing left to do the second time", async () => {
     using store = await makeMess();
