@@ -215,6 +215,24 @@ describe("sweep", () => {
     expect(skipped).toMatchObject([{ path: join(store.cache, at.layer("two")), reason: "a row needs it" }]);
   });
 
+  test("heeds a metadata file that is written between two batches", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const names = ["one", "two", "three"];
+    for (const name of names) store.write(at.layer(name));
+    let batches = 0;
+    const { skipped } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), {
+      ...options,
+      stopped() {
+        const other = at.metadata("docker.io/library/other:1");
+        if (batches++ === 1) store.write(other, JSON.stringify(metadataOf("coming", ["two"])), YOUNG);
+        return false;
+      },
+    });
+    expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+    expect(store.has(at.layer("two"))).toBe(true);
+  });
+
   test("lets go of the catalogue afterwards", async () => {
     using store = await makeKept();
     using larder = store.open();
