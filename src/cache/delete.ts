@@ -9,6 +9,7 @@ import { findRunningWork } from "./work.ts";
 export interface Target extends CacheFile {
   inode: number;
   mtimeMs: number;
+  ctimeMs: number;
   /** Allocated bytes. */
   bytes: number;
 }
@@ -53,13 +54,19 @@ const BATCH_MS = 50;
 /** How long larder waits, in all, for pulls and loads to end before it goes on without what they may need. */
 export const PATIENCE_MS = 1000;
 
-/** Files to delete as targets, measured now; what is not there is left out, and so is a folder outside staging. */
+/** Files to delete as targets, measured now; what is not there is left out, and so is a folder outside `tmp/`. */
 export function target(file: CacheFile): Target | Skipped | undefined {
   const stat = measure(file.path);
   if (!stat) return undefined;
-  if (stat.isDirectory() && file.kind !== "staging")
+  if (stat.isDirectory() && !file.folder)
     return { kind: file.kind, path: file.path, reason: "it is a folder, and larder did not expect one" };
-  return { ...file, inode: stat.ino, mtimeMs: stat.mtimeMs, bytes: measureTree(file.path).allocated };
+  return {
+    ...file,
+    inode: stat.ino,
+    mtimeMs: stat.mtimeMs,
+    ctimeMs: stat.ctimeMs,
+    bytes: measureTree(file.path).allocated,
+  };
 }
 
 /** Whether `target` made a file to delete, and not a reason to leave it. */
@@ -123,14 +130,15 @@ function deleteOne(file: Target, guard: Guard): string | undefined {
 
 const NO_LOCK = { [Symbol.dispose]() {} };
 
+// A new file may get the inode of the one before it, and any mtime, but not its ctime.
 function isSame(now: Stats, planned: Target): boolean {
-  return now.ino === planned.inode && now.mtimeMs === planned.mtimeMs;
+  return now.ino === planned.inode && now.mtimeMs === planned.mtimeMs && now.ctimeMs === planned.ctimeMs;
 }
 
 function remove(file: Target, stat: Stats | undefined): void {
   try {
-    // Only staging holds folders. Neither call follows a link.
-    if (stat?.isDirectory()) rmSync(file.path, { recursive: true, force: true });
+    // Only `tmp/` holds folders. Neither call follows a link.
+    if (file.folder && stat?.isDirectory()) rmSync(file.path, { recursive: true, force: true });
     else unlinkSync(file.path);
   } catch (error) {
     if (!isErrno(error, "ENOENT")) throw error;

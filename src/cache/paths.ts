@@ -46,6 +46,8 @@ export interface CacheFile {
   canonical?: string;
   /** The lock that guards it; undefined where msb has none. */
   lock?: string;
+  /** Whether it may be a folder, as scratch in `tmp/` may. */
+  folder?: true;
 }
 
 /** A digest as file names hold it. */
@@ -178,7 +180,7 @@ export class CachePaths {
     const dot = name.indexOf(".");
     const digest = unstem(name.slice(0, Math.max(dot, 0)));
     const lock = digest && this.stagingLock(digest, name.slice(dot));
-    return lock ? { kind: "staging", path, lock } : { kind: "staging", path };
+    return { kind: "staging", path, folder: true, ...(lock && { lock }) };
   }
 
   private stagingLock(digest: Digest, ending: string): string | undefined {

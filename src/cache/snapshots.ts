@@ -1,5 +1,6 @@
+import { statSync } from "node:fs";
 import { join } from "node:path";
-import { asLarderError } from "../error.ts";
+import { asLarderError, isErrno } from "../error.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { measure, namesIn, readRegular } from "./file.ts";
 
@@ -23,13 +24,23 @@ export function readSnapshots(folder: string, depth = 0, prefix = ""): SnapshotO
   const found: SnapshotOnDisk[] = [];
   for (const entry of namesIn(folder).sort()) {
     const path = join(folder, entry);
-    if (!measure(path)?.isDirectory()) continue;
+    if (!isFolder(path)) continue;
     const name = prefix + entry;
     const snapshot = readSnapshot(path, name);
     if (snapshot) found.push(snapshot);
     else if (depth < DEEPEST_GROUP) found.push(...readSnapshots(path, depth + 1, `${name}/`));
   }
   return found;
+}
+
+// Through links: a snapshot that was moved to another disk needs its image no less.
+function isFolder(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  } catch (error) {
+    if (isErrno(error, "ELOOP")) return false;
+    throw error;
+  }
 }
 
 function readSnapshot(folder: string, name: string): SnapshotOnDisk | undefined {

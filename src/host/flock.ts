@@ -60,7 +60,7 @@ export class FileLock {
 export function isLocked(path: string): boolean {
   let fd: number;
   try {
-    // Without O_NONBLOCK a pipe that lies there would be waited for.
+    // A pipe of that name would wait for a writer, and all of msb with it.
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false;

@@ -120,7 +120,7 @@ function planRows(
       ...untagged
         .filter(({ digest }) => !isDigest(digest))
         .map(({ digest }) => `manifest ${JSON.stringify(digest.slice(0, 100))}`),
-      ...orphans
+      ...[...orphans, ...theirs]
         .filter(({ diffId }) => !isDigest(diffId))
         .map(({ diffId }) => `layer ${JSON.stringify(diffId.slice(0, 100))}`),
     ],

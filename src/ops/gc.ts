@@ -47,5 +47,6 @@ export function plannedRows({ manifests, layers, leaving }: CollectionPlan): Col
 }
 
 function reportRows({ unsafe, unaccounted }: CollectionPlan, { manifests, layers, spared }: CollectedRows) {
-  return { manifests, layers, unsafe, spared, unaccounted };
+  // Sorted, since a plan finds layers in another order than the transactions that delete them.
+  return { manifests, layers: layers.toSorted(), unsafe, spared, unaccounted };
 }

@@ -162,7 +162,7 @@ function report(plan: PrunePlan, used: UsedImage[], { unsafe, unaccounted }: Col
       last_used_at: ms === null ? null : new Date(ms).toISOString(),
     };
   });
-  return { decisions, target: plan.target, ...rows, unsafe, unaccounted };
+  return { decisions, target: plan.target, ...rows, layers: rows.layers.toSorted(), unsafe, unaccounted };
 }
 
 const STAYS = {

@@ -1,13 +1,16 @@
+import { existsSync, realpathSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
 import type { Skipped, Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import { readFlatRef } from "../cache/flat.ts";
 import { manifestNamedBy } from "../cache/metadata.ts";
-import type { CacheFile } from "../cache/paths.ts";
+import { type CacheFile, FOLDERS } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import type { Larder } from "../larder.ts";
+import type { Digest } from "../oci/digest.ts";
 import { cacheKey, isReference } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
 
@@ -19,17 +22,40 @@ export interface Strays {
 
 /** Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. */
 export function findStrays(larder: Larder, grace: number): Strays {
-  const { targets, skipped } = measureTargets(withLocks(larder, unaccounted(larder)));
+  const outside = FOLDERS.map((folder) => larder.cache.folder(folder)).filter((folder) => leadsOut(larder, folder));
+  const found = measureTargets(withLocks(larder, unaccounted(larder)));
+  const targets = found.targets.filter(({ path }) => !outside.includes(dirname(path)));
+  const skipped = found.skipped.filter(({ path }) => !outside.includes(dirname(path)));
   const now = larder.now();
   const old = targets.filter(({ mtimeMs }) => now - mtimeMs >= grace);
   const young = targets.filter(({ mtimeMs }) => now - mtimeMs < grace);
+  // A ref that stays keeps its blob, whatever the age of that.
+  const kept = blobsOf(young);
   return {
-    targets: old,
+    targets: old.filter(({ kind, digest }) => kind !== "flat_blob" || !kept.has(digest!)),
     skipped: [
+      ...outside.map((path): Skipped => ({ kind: "foreign", path, reason: "it is a link, and may lead anywhere" })),
       ...skipped,
-      ...young.map(({ kind, path }) => ({ kind, path, reason: "it is younger than the grace period" })),
+      ...young.map((file) => skip(file, "it is younger than the grace period")),
+      ...old
+        .filter(({ kind, digest }) => kind === "flat_blob" && kept.has(digest!))
+        .map((file) => skip(file, "a flat ref needs it")),
     ],
   };
+}
+
+// A folder of the cache that is really elsewhere: what lies there without a row may be anybody's.
+function leadsOut({ cache }: Larder, folder: string): boolean {
+  return existsSync(folder) && realpathSync(folder) !== join(realpathSync(cache.root), relative(cache.root, folder));
+}
+
+function skip({ kind, path }: Target, reason: string): Skipped {
+  return { kind, path, reason };
+}
+
+function blobsOf(files: Target[]): Set<Digest> {
+  const refs = files.filter(({ kind }) => kind === "flat_ref");
+  return new Set(refs.flatMap(({ path }) => readFlatRef(path)?.artifact_digest ?? []));
 }
 
 function* unaccounted(larder: Larder): Generator<CacheFile> {

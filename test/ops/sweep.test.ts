@@ -1,0 +1,244 @@
+import { describe, expect, test } from "bun:test";
+import { renameSync, rmSync, utimesSync } from "node:fs";
+import { join } from "node:path";
+import type { Target } from "../../src/cache/delete.ts";
+import type { CacheFile } from "../../src/cache/paths.ts";
+import type { Larder } from "../../src/larder.ts";
+import { parseDigest } from "../../src/oci/digest.ts";
+import { measureTargets } from "../../src/ops/doomed.ts";
+import { DEFAULT_GRACE_MS, sweep } from "../../src/ops/sweep.ts";
+import { at, digestOf, flatRefOf, metadataOf, Store, YOUNG } from "../store.ts";
+
+const KEPT = "docker.io/library/kept:1";
+const options = { grace: DEFAULT_GRACE_MS };
+
+function makeKept(): Promise<Store> {
+  return Store.make({ kept: { references: [KEPT], layers: ["base"] } });
+}
+
+function keyOf(canonical: string): string {
+  return at.metadata(canonical).slice("manifests/".length, -".json".length);
+}
+
+function layer({ cache }: Larder, name: string): CacheFile {
+  return cache.layer(parseDigest(digestOf(name)));
+}
+
+function plan(...files: CacheFile[]): Target[] {
+  const { targets } = measureTargets(files);
+  if (targets.length !== files.length) throw new Error("a planned file is missing");
+  return targets;
+}
+
+/** Gives a file one certain time, the same whenever it is asked for. */
+function dated(path: string): string {
+  utimesSync(path, 1_700_000_000, 1_700_000_000);
+  return path;
+}
+
+describe("sweep", () => {
+  test("deletes in the order given, and reports kind, path and bytes", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("one"), new Uint8Array(5000));
+    store.write(at.layer("two"), new Uint8Array(1));
+    const report = await sweep(larder, plan(layer(larder, "two"), layer(larder, "one")), options);
+    expect(report).toEqual({
+      deleted: [
+        { kind: "layer", path: join(store.cache, at.layer("two")), bytes: 4096 },
+        { kind: "layer", path: join(store.cache, at.layer("one")), bytes: 8192 },
+      ],
+      skipped: [],
+      failed: [],
+    });
+    expect(store.files()).toEqual(store.filesOf("kept"));
+  });
+
+  const meanwhile: [what: string, change: (store: Store, path: string) => void][] = [
+    ["was written anew", (store, path) => void store.write(path, "new", YOUNG)],
+    [
+      "was replaced by another of the same age",
+      (store, path) => renameSync(dated(store.write("tmp/new")), join(store.cache, path)),
+    ],
+    [
+      "went and came again, of the same age and perhaps with its inode",
+      (store, path) => {
+        rmSync(join(store.cache, path));
+        dated(store.write(path));
+      },
+    ],
+    [
+      "became a folder of the same age, perhaps with its inode",
+      (store, path) => {
+        rmSync(join(store.cache, path));
+        store.write(`${path}/file`);
+        dated(join(store.cache, path));
+      },
+    ],
+  ];
+
+  test.each(meanwhile)("leaves a file that %s between plan and delete", async (_, change) => {
+    using store = await makeKept();
+    using larder = store.open();
+    dated(store.write(at.layer("stray")));
+    const targets = plan(layer(larder, "stray"));
+    change(store, at.layer("stray"));
+    const { deleted, skipped, failed } = await sweep(larder, targets, options);
+    expect([deleted, failed]).toEqual([[], []]);
+    expect(skipped).toMatchObject([{ kind: "layer", reason: "it changed meanwhile" }]);
+    expect(store.has(at.layer("stray"))).toBe(true);
+  });
+
+  test("has nothing against a file that went by itself", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const targets = plan({ ...layer(larder, "stray"), path: store.write(at.layer("stray")) });
+    rmSync(join(store.cache, at.layer("stray")));
+    expect(await sweep(larder, targets, options)).toMatchObject({ skipped: [], failed: [] });
+  });
+
+  test("leaves what a row came to want between plan and delete", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const manifest = parseDigest(digestOf("new"));
+    store.write(at.layer("new layer"));
+    store.write(at.fsmeta("new"));
+    store.write(at.vmdk("new"));
+    store.write(at.flatRef("new"), JSON.stringify(flatRefOf("new", "root")));
+    store.write(at.flatBlob("root"));
+    store.write(at.metadata("docker.io/library/new:latest"), "{}");
+    const { cache } = larder;
+    const targets = plan(
+      cache.metadata(keyOf("docker.io/library/new:latest")),
+      cache.vmdk(manifest),
+      cache.fsmeta(manifest),
+      cache.flatRef(manifest),
+      cache.flatBlob(parseDigest(digestOf("root"))),
+      layer(larder, "new layer"),
+    );
+    const before = store.files();
+    // The row holds the reference as typed, and the file name its canonical form.
+    await store.persist([{ reference: "new", metadata: metadataOf("new", ["new layer"]) }]);
+    const { deleted, skipped } = await sweep(larder, targets, options);
+    expect(deleted).toEqual([]);
+    expect(skipped.map(({ kind, reason }) => [kind, reason])).toEqual([
+      ["metadata", "a reference needs it"],
+      ["vmdk", "a row needs it"],
+      ["fsmeta", "a row needs it"],
+      ["flat_ref", "a row needs it"],
+      ["flat_blob", "a flat ref needs it"],
+      ["layer", "a row needs it"],
+    ]);
+    expect(store.files()).toEqual(before);
+  });
+
+  test("leaves a metadata file whose canonical reference another spelling has", async () => {
+    using store = await Store.make({
+      kept: { references: ["index.docker.io/kept=docker.io/library/kept:latest"], layers: ["base"] },
+    });
+    using larder = store.open();
+    const canonical = "docker.io/library/kept:latest";
+    const file = larder.cache.metadata(keyOf(canonical));
+    for (const target of [file, { ...file, canonical }]) {
+      const { skipped } = await sweep(larder, plan(target), options);
+      expect(skipped).toMatchObject([{ reason: "a reference needs it" }]);
+    }
+    expect(store.files()).toEqual(store.filesOf("kept"));
+  });
+
+  test("leaves everything when the catalogue is gone", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("stray"));
+    const targets = plan(layer(larder, "stray"));
+    rmSync(store.database);
+    const { deleted, skipped } = await sweep(larder, targets, options);
+    expect(deleted).toEqual([]);
+    expect(skipped).toMatchObject([{ reason: "the catalogue is gone" }]);
+    expect(store.has(at.layer("stray"))).toBe(true);
+  });
+
+  test("opens no catalogue where there is nothing to delete", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const nowhere = { ...larder, home: { ...larder.home, database: join(store.path, "not a database") } };
+    await Bun.write(nowhere.home.database, "not a database");
+    expect(await sweep(nowhere, [], options)).toEqual({ deleted: [], skipped: [], failed: [] });
+  });
+
+  test("stops before the next batch when it is asked to", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("stray"));
+    const report = await sweep(larder, plan(layer(larder, "stray")), { ...options, stopped: () => true });
+    expect(report).toEqual({ deleted: [], skipped: [], failed: [] });
+    expect(store.has(at.layer("stray"))).toBe(true);
+  });
+
+  /** The home under a clock so slow that every file takes a batch of its own. */
+  function slowly(larder: Larder): Larder {
+    return {
+      ...larder,
+      now() {
+        Bun.sleepSync(60);
+        return Date.now();
+      },
+    };
+  }
+
+  test("goes on batch after batch", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const names = ["one", "two", "three", "four"];
+    for (const name of names) store.write(at.layer(name));
+    const { deleted } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), options);
+    expect(deleted).toHaveLength(4);
+    expect(store.files()).toEqual(store.filesOf("kept"));
+  });
+
+  test("lets writers in between two batches, and asks the rows anew in each", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const names = ["one", "two", "three"];
+    for (const name of names) store.write(at.layer(name));
+    let batches = 0;
+    const { deleted, skipped } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), {
+      ...options,
+      stopped() {
+        if (batches++ === 1) store.sql("INSERT INTO layer (diff_id, blob_digest) VALUES (?, 'x')", digestOf("two"));
+        return false;
+      },
+    });
+    expect(deleted.map(({ path }) => path)).toEqual(
+      [at.layer("one"), at.layer("three")].map((p) => join(store.cache, p)),
+    );
+    expect(skipped).toMatchObject([{ path: join(store.cache, at.layer("two")), reason: "a row needs it" }]);
+  });
+
+  test("heeds a metadata file that is written between two batches", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const names = ["one", "two", "three"];
+    for (const name of names) store.write(at.layer(name));
+    let batches = 0;
+    const { skipped } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), {
+      ...options,
+      stopped() {
+        const other = at.metadata("docker.io/library/other:1");
+        if (batches++ === 1) store.write(other, JSON.stringify(metadataOf("coming", ["two"])), YOUNG);
+        return false;
+      },
+    });
+    expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+    expect(store.has(at.layer("two"))).toBe(true);
+  });
+
+  test("lets go of the catalogue afterwards", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("stray"));
+    await sweep(larder, plan(layer(larder, "stray")), options);
+    store.sql("BEGIN IMMEDIATE");
+    expect(store.unsound()).toEqual([]);
+  });
+});
