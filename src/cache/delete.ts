@@ -1,9 +1,9 @@
 import { rmSync, type Stats, unlinkSync } from "node:fs";
-import { asLarderError, isErrno } from "../error.ts";
+import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
 import { measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
-import { findRunningWork } from "./work.ts";
+import { findRunningScratch, findRunningWork } from "./work.ts";
 
 /** A file that is to go, and what it was when that was decided. */
 export interface Target extends CacheFile {
@@ -83,10 +83,17 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
   let patience = PATIENCE_MS;
   for (let next = 0; next < targets.length && !guard.stopped?.(); ) {
-    for (; patience > 0 && findRunningWork(guard.cache, guard.now(), guard.grace); patience -= 50) await Bun.sleep(50);
-    guard.exclusively(() => {
-      next = deleteBatch(targets, next, guard, report);
-    });
+    for (; patience > 0 && new RunningWork(guard).stopsAny(targets, next); patience -= 50) await Bun.sleep(50);
+    try {
+      guard.exclusively(() => {
+        next = deleteBatch(targets, next, guard, report);
+      });
+    } catch (error) {
+      // The rows are gone by now, and what is left of their files is for the next gc: no failure of what was asked.
+      if (!(error instanceof LarderError && error.code === "busy")) throw error;
+      report.skipped.push(...targets.slice(next).map(({ kind, path }) => ({ kind, path, reason: error.message })));
+      break;
+    }
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
   }
@@ -95,14 +102,16 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
 
 function deleteBatch(targets: Target[], first: number, guard: Guard, report: DeleteReport): number {
   const deadline = performance.now() + BATCH_MS;
-  const work = findRunningWork(guard.cache, guard.now(), guard.grace);
+  const work = new RunningWork(guard);
   let next = first;
-  for (; next < targets.length && (next === first || work || performance.now() < deadline); next++) {
+  for (; next < targets.length && (next === first || performance.now() < deadline); next++) {
     const file = targets[next]!;
-    const { kind, path, bytes } = file;
+    const { kind, path } = file;
     try {
-      const reason = work && !isSettled(file, guard) ? `a pull or load is running ("${work}")` : deleteOne(file, guard);
-      if (reason === undefined) report.deleted.push({ kind, path, bytes });
+      const obstacle = work.obstacleOf(file);
+      const reason = obstacle === undefined ? deleteOne(file, guard) : `a pull or load is running ("${obstacle}")`;
+      if (reason === GONE) report.deleted.push({ kind, path, bytes: 0 });
+      else if (reason === undefined) report.deleted.push({ kind, path, bytes: file.bytes });
       else report.skipped.push({ kind, path, reason });
     } catch (error) {
       report.failed.push({ kind, path, reason: asLarderError(error).message });
@@ -111,10 +120,29 @@ function deleteBatch(targets: Target[], first: number, guard: Guard, report: Del
   return next;
 }
 
-// A metadata file that no work of late has written goes even while other work runs: left behind without its rows, it
-// would make the next gc take the catalogue for lost.
-function isSettled({ kind, mtimeMs }: Target, { now, grace }: Guard): boolean {
-  return kind === "metadata" && now() - mtimeMs >= grace;
+/**
+ * What runs at one moment, and which files it forbids to delete. A pull writes a metadata file under that file's own
+ * lock, so only a load, which takes none, stands in the way of one, and only of a young one. The others would make
+ * the next gc take the catalogue for lost if they stayed behind without their rows.
+ */
+class RunningWork {
+  private readonly any: string | undefined;
+  private readonly scratch: string | undefined;
+
+  constructor(private readonly guard: Pick<Guard, "cache" | "now" | "grace">) {
+    const { cache, now, grace } = guard;
+    this.any = findRunningWork(cache, now(), grace);
+    this.scratch = this.any && findRunningScratch(cache, now(), grace);
+  }
+
+  stopsAny(targets: Target[], from: number): boolean {
+    return this.any !== undefined && targets.some((file, i) => i >= from && this.obstacleOf(file) !== undefined);
+  }
+
+  obstacleOf({ kind, mtimeMs }: Pick<Target, "kind" | "mtimeMs">): string | undefined {
+    if (kind !== "metadata") return this.any;
+    return this.guard.now() - mtimeMs < this.guard.grace ? this.scratch : undefined;
+  }
 }
 
 function deleteOne(file: Target, guard: Guard): string | undefined {
@@ -123,10 +151,14 @@ function deleteOne(file: Target, guard: Guard): string | undefined {
   using lock = file.lock === undefined ? NO_LOCK : FileLock.take(file.lock);
   if (!lock) return `its lock is held ("${file.lock}")`;
   const now = measure(file.path);
-  if (now && !isSame(now, file)) return "it changed meanwhile";
+  if (!now) return GONE;
+  if (!isSame(now, file)) return "it changed meanwhile";
   remove(file, now);
   return undefined;
 }
+
+// Somebody else has deleted it meanwhile: done, but the bytes are not larder's.
+const GONE = "gone";
 
 const NO_LOCK = { [Symbol.dispose]() {} };
 
@@ -135,10 +167,10 @@ function isSame(now: Stats, planned: Target): boolean {
   return now.ino === planned.inode && now.mtimeMs === planned.mtimeMs && now.ctimeMs === planned.ctimeMs;
 }
 
-function remove(file: Target, stat: Stats | undefined): void {
+function remove(file: Target, stat: Stats): void {
   try {
     // Only `tmp/` holds folders. Neither call follows a link.
-    if (file.folder && stat?.isDirectory()) rmSync(file.path, { recursive: true, force: true });
+    if (file.folder && stat.isDirectory()) rmSync(file.path, { recursive: true, force: true });
     else unlinkSync(file.path);
   } catch (error) {
     if (!isErrno(error, "ENOENT")) throw error;

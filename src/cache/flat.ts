@@ -24,13 +24,35 @@ export function readFlatRef(path: string): FlatRef | undefined {
   }
 }
 
-/** The blobs that some flat ref names, but for the refs of `leaving` manifests; other blobs belong to nobody. */
-export function flatBlobsInUse(cache: CachePaths, leaving: ReadonlySet<Digest> = new Set()): Set<Digest> {
-  const used = new Set<Digest>();
-  for (const name of namesIn(cache.folder("flat/refs"))) {
-    const file = cache.classify("flat/refs", name);
-    const ref = file.kind === "flat_ref" && !leaving.has(file.digest!) ? readFlatRef(file.path) : undefined;
-    if (ref) used.add(ref.artifact_digest);
+/** Which blobs some flat ref names. A ref that cannot be read may name any, and so all are needed then. */
+export class FlatBlobs {
+  private readonly named = new Set<Digest>();
+  private isComplete = true;
+
+  /** Those that the refs in the cache name, but for the refs of `leaving` manifests. */
+  static of(cache: CachePaths, leaving: ReadonlySet<Digest> = new Set()): FlatBlobs {
+    const blobs = new FlatBlobs();
+    for (const name of namesIn(cache.folder("flat/refs"))) {
+      const file = cache.classify("flat/refs", name);
+      if (file.kind === "flat_ref" && !leaving.has(file.digest!)) blobs.add(file.path);
+    }
+    return blobs;
   }
-  return used;
+
+  /** Adds the blob that the ref at `path` names. */
+  add(path: string): void {
+    const ref = readFlatRef(path);
+    if (ref) this.named.add(ref.artifact_digest);
+    else this.isComplete = false;
+  }
+
+  /** Whether a ref that can be read names the blob. */
+  names(blob: Digest): boolean {
+    return this.named.has(blob);
+  }
+
+  /** Whether a ref names the blob, or may. */
+  needs(blob: Digest): boolean {
+    return !this.isComplete || this.names(blob);
+  }
 }

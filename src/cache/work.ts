@@ -14,6 +14,11 @@ export function findRunningWork(cache: CachePaths, now: number, grace: number): 
       if (name.endsWith(ending) && isLocked(path)) return path;
     }
   }
+  return findRunningScratch(cache, now, grace);
+}
+
+/** The same for work that shows by its scratch alone: a load, which writes metadata files under no lock, or a stitch. */
+export function findRunningScratch(cache: CachePaths, now: number, grace: number): string | undefined {
   for (const name of namesIn(cache.folder("tmp"))) {
     if (!isWorkScratch(name)) continue;
     const path = join(cache.folder("tmp"), name);

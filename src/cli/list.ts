@@ -12,7 +12,7 @@ export default defineCommand({
   aliases: ["ls"],
   summary: "List images, newest first",
   details: [
-    "Filters, KEY=VALUE, repeatable; several of one key are alternatives, different keys must all hold:",
+    "Filters, KEY=VALUE; all must hold. reference, label and digest may be repeated, as alternatives:",
     "  reference=GLOB        as typed or canonical; * matches any characters, / too",
     "  label=KEY[=VALUE]     a label of the image's config",
     "  pinned=true|false     needed by a sandbox or a snapshot",

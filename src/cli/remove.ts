@@ -5,7 +5,7 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand, firstFailure } from "./command.ts";
-import { sayDisk } from "./disk.ts";
+import { sayDisk, sayUnsafe } from "./disk.ts";
 import { complain, emit } from "./terminal.ts";
 
 export default defineCommand({
@@ -54,6 +54,7 @@ export default defineCommand({
     );
     await emit(format, report, () => renderReport(report, flags.quiet));
     for (const { message } of report.refused) complain(message);
+    sayUnsafe(report.unsafe);
     sayDisk(report);
     return firstFailure(report.refused) || (report.failed.length > 0 ? 1 : 0);
   },

@@ -1,5 +1,5 @@
 import { Database } from "bun:sqlite";
-import { closeSync, constants, openSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, constants, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { isLocked } from "../host/flock.ts";
@@ -103,27 +103,36 @@ function keepIf(db: Database, accept: () => boolean): Database | undefined {
 
 /**
  * Creates the catalogue of msb v0.4.4 at `path`, where none is: schema and six migration rows in one transaction.
- * The caller holds msb's migration lock, and has made the folder.
+ * It is made beside its place and moved there whole, so that a crash leaves no database without tables. The caller
+ * holds msb's migration lock, and has made the folder.
  */
 export function createCatalogue(path: string): void {
   explainSqlite(path, () => {
-    claimFile(path);
-    using db = open(path, "readwrite");
-    if (hasShape(db, path)) return;
-    db.run("PRAGMA journal_mode = WAL");
+    if (isThere(path) && hasTables(path)) return;
+    const staged = `${path}.new`;
+    // What a crash left of an earlier try, and of an empty database whose place this one takes.
+    for (const file of [staged, `${staged}-journal`, `${staged}-wal`, `${staged}-shm`, `${path}-wal`, `${path}-shm`]) {
+      rmSync(file, { force: true });
+    }
+    claimFile(staged);
+    const db = open(staged, "readwrite");
     db.transaction(() => db.run(schema)).immediate();
+    db.run("PRAGMA journal_mode = WAL");
+    db.close(true);
+    renameSync(staged, path);
   });
+}
+
+function hasTables(path: string): boolean {
+  using db = open(path, "readwrite");
+  return hasShape(db, path);
 }
 
 // Made and handed to the folder's owner before SQLite sees it: its own files beside it take the owner of this one.
 function claimFile(path: string): void {
-  try {
-    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644);
-    adopt(fd, dirname(path));
-    closeSync(fd);
-  } catch (error) {
-    if (!isErrno(error, "EEXIST")) throw error;
-  }
+  const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644);
+  adopt(fd, dirname(path));
+  closeSync(fd);
 }
 
 function isThere(path: string): boolean {
@@ -210,7 +219,7 @@ function hasShape(db: Database, path: string): boolean {
        WHERE m.type = 'table'`,
     )
     .all();
-  if (rows.length === 0) return false;
+  if (rows.length === 0) return refuseLost(path);
   const present = new Set(rows.map(({ table, column }) => `${table}.${column}`));
   for (const [table, columns] of Object.entries(SHAPE)) {
     const missing = columns.find((column) => !present.has(`${table}.${column}`));
@@ -222,6 +231,16 @@ function hasShape(db: Database, path: string): boolean {
     }
   }
   return true;
+}
+
+// msb leaves everything in the WAL (interop §1). One that holds something, and gives not one table, has lost it all.
+function refuseLost(path: string): false {
+  const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
+  if (!wal || wal.size === 0) return false;
+  throw new LarderError(
+    "damaged",
+    `the database "${path}" is lost: its write-ahead log "${path}-wal" holds no table that can be read (restore both from a backup, or move both away to begin anew)`,
+  );
 }
 
 // msb re-migrates such a database from nothing at its next start, and every image is gone (interop §2).

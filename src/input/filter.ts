@@ -19,6 +19,7 @@ function addFilter(filter: Filter, key: string, value: string): void {
   if (key === "reference") filter.reference = [...(filter.reference ?? []), value];
   else if (key === "digest") filter.digest = [...(filter.digest ?? []), value];
   else if (key === "label") filter.labels = [...(filter.labels ?? []), parseLabel(value)];
+  else if (Object.hasOwn(filter, key)) throw new LarderError("usage", `--filter ${key} is given twice`);
   else if (key === "until") filter.until = parseDuration(value);
   else if (key === "pinned") filter.pinned = parseBoolean(key, value);
   else if (key === "untagged") filter.untagged = parseBoolean(key, value);

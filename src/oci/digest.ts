@@ -23,9 +23,9 @@ export function parseDigest(text: string, what = "digest"): Digest {
 // the end of an escape such as `\n`, and a pin must not be missed.
 const NAMED = /(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?![0-9a-f])/g;
 
-/** Every digest named anywhere inside `text`. */
+/** Every digest named anywhere inside `text`, in lowercase: a reference may carry one in any case (interop §4). */
 export function digestsIn(text: string): Digest[] {
-  return (text.match(NAMED) ?? []) as Digest[];
+  return (text.toLowerCase().match(NAMED) ?? []) as Digest[];
 }
 
 /** A digest as tables show it: `sha256:` and 12 digits, or 19 characters of another algorithm (interop §6). */

@@ -1,5 +1,5 @@
 import { isTarget, type Skipped, type Target, target } from "../cache/delete.ts";
-import { flatBlobsInUse, readFlatRef } from "../cache/flat.ts";
+import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, CachePaths } from "../cache/paths.ts";
 import { idsSpelling } from "../db/images.ts";
 import type { Larder } from "../larder.ts";
@@ -70,6 +70,7 @@ function flatFilesOf(cache: CachePaths, manifests: Digest[]): CacheFile[] {
     if (ref && lock) blobs.set(ref.artifact_digest, { ...cache.flatBlob(ref.artifact_digest), lock });
   }
   if (blobs.size === 0) return refs;
-  const kept = flatBlobsInUse(cache, new Set(manifests));
-  return [...refs, ...[...blobs].filter(([digest]) => !kept.has(digest)).map(([, file]) => file)];
+  // A ref that cannot be read may be a stray that goes now: the guard asks again, once it has.
+  const kept = FlatBlobs.of(cache, new Set(manifests));
+  return [...refs, ...[...blobs].filter(([digest]) => !kept.names(digest)).map(([, file]) => file)];
 }

@@ -1,6 +1,6 @@
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
-import { findRunningWork } from "../cache/work.ts";
+import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { orphanLayers } from "../db/layers.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { isLocked } from "../host/flock.ts";
@@ -87,12 +87,13 @@ function readState(
 ): PruneState {
   const { cache } = larder;
   const isWorking = findRunningWork(cache, now, grace) !== undefined;
+  const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
   const orphans = orphanLayers(larder.db).flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
   const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphans]);
   const sum = (some: UsedFile[]) => some.reduce((total, { allocated }) => total + allocated, 0);
   const { total_bytes, free_bytes } = fileSystemOf(cache.root);
   return {
-    images: used.map((image) => toPruneImage(cache, image, isWorking, now, grace)),
+    images: used.map((image) => toPruneImage(cache, image, { isWorking, isLoading, now, grace })),
     files: files.map(({ allocated }) => allocated),
     disk: {
       cacheBytes: sum(files),
@@ -103,7 +104,16 @@ function readState(
   };
 }
 
-function toPruneImage(cache: CachePaths, image: UsedImage, isWorking: boolean, now: number, grace: number): PruneImage {
+/** What runs while the plan is made, which some images must not be taken from. */
+interface Moment {
+  isWorking: boolean;
+  /** Of that, work that writes metadata files under no lock. */
+  isLoading: boolean;
+  now: number;
+  grace: number;
+}
+
+function toPruneImage(cache: CachePaths, image: UsedImage, moment: Moment): PruneImage {
   const { manifest, canonicals, lastUsed, pinnedBy, files } = image;
   const names = manifest.names.map(({ id, reference, createdAt }, i) => ({
     id,
@@ -111,7 +121,7 @@ function toPruneImage(cache: CachePaths, image: UsedImage, isWorking: boolean, n
     createdAt,
     canonical: canonicals[i]!,
   }));
-  const locked = isWorking ? findHeldFile(cache, image, now, grace) : undefined;
+  const locked = moment.isWorking ? findHeldFile(cache, image, moment) : undefined;
   return {
     manifestId: manifest.id,
     digest: manifest.digest,
@@ -123,12 +133,11 @@ function toPruneImage(cache: CachePaths, image: UsedImage, isWorking: boolean, n
   };
 }
 
-// A lock that is held, or a metadata file that the running work may just have written.
+// A lock that is held, or a metadata file that the running load may just have written.
 function findHeldFile(
   cache: CachePaths,
   { manifest, canonicals }: UsedImage,
-  now: number,
-  grace: number,
+  { isLoading, now, grace }: Moment,
 ): string | undefined {
   const metadata = canonicals.flatMap((canonical) =>
     canonical === null ? [] : cache.metadata(canonicalKey(canonical)),
@@ -136,7 +145,8 @@ function findHeldFile(
   const layers = manifest.layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).lock! : []));
   const fsmeta = isDigest(manifest.digest) ? [cache.fsmeta(manifest.digest).lock!] : [];
   const held = [...metadata.map(({ lock }) => lock), ...fsmeta, ...layers].find(isLocked);
-  return held ?? metadata.find(({ path }) => now - (measure(path)?.mtimeMs ?? 0) < grace)?.path;
+  if (held !== undefined || !isLoading) return held;
+  return metadata.find(({ path }) => now - (measure(path)?.mtimeMs ?? 0) < grace)?.path;
 }
 
 // The names that go, by manifest. An untagged manifest is left to the gc.

@@ -7,7 +7,7 @@ import { readTransaction, writeTransaction } from "../db/write.ts";
 import type { Code } from "../error.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
-import { filesOf, unspelled } from "./doomed.ts";
+import { type Doomed, filesOf, unspelled } from "./doomed.ts";
 import { notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
@@ -44,6 +44,8 @@ export interface RemoveReport extends DiskReport {
   manifests: string[];
   layers: string[];
   untagged: { digest: string; pinned_by: Pin[] }[];
+  /** Rows that are left, because what they hold is no digest. */
+  unsafe: string[];
   refused: Refusal[];
 }
 
@@ -51,44 +53,44 @@ export interface RemoveReport extends DiskReport {
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
   const pins = new PinWatch(larder);
-  const decide = () => {
-    const plan = planRemoval(
-      findAsked(larder, options.references),
-      countNames(larder, options.references),
-      pins.read(),
-      options,
-    );
-    return { plan, canonicals: unspelled(larder, plan.drop) };
-  };
+  const decide = () => decideRemoval(larder, options, pins);
   if (options.dryRun) {
-    const { plan, canonicals, layers } = readTransaction(db, () => {
-      const decided = decide();
-      const doomed = layersOnlyOf(
-        db,
-        decided.plan.collect.map(({ id }) => id),
-      );
-      return { ...decided, layers: doomed.map(({ diffId }) => diffId).filter(isDigest) };
-    });
-    const { targets, skipped } = filesOf(larder.cache, { canonicals, manifests: digests(plan), layers });
-    return { ...reportPlan(plan, layers), ...reportPlanned(larder, targets, skipped) };
+    const removal = readTransaction(db, decide);
+    const { targets, skipped } = filesOf(larder.cache, removal);
+    return { ...reportRows(removal), ...reportPlanned(larder, targets, skipped) };
   }
   await awaitSettled(larder, readTransaction(db, decide).canonicals, options.grace);
-  const { plan, canonicals, layers } = writeTransaction(db, () => {
+  const removal = writeTransaction(db, () => {
     const decided = decide();
-    deleteReferences(
-      db,
-      decided.plan.drop.map(({ id }) => id),
-    );
-    return {
-      ...decided,
-      layers: collectManifests(
-        db,
-        decided.plan.collect.map(({ id }) => id),
-      ),
-    };
+    deleteReferences(db, ids(decided.plan.drop));
+    collectManifests(db, ids(decided.plan.collect));
+    return decided;
   });
-  const { targets, skipped } = filesOf(larder.cache, { canonicals, manifests: digests(plan), layers });
-  return { ...reportPlan(plan, layers), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
+  const { targets, skipped } = filesOf(larder.cache, removal);
+  return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
+}
+
+/** A removal with everything that goes with it. */
+interface Removal extends Doomed {
+  plan: RemovalPlan;
+  unsafe: string[];
+}
+
+function decideRemoval(larder: Larder, options: RemoveOptions, pins: PinWatch): Removal {
+  const { references } = options;
+  const plan = planRemoval(findAsked(larder, references), countNames(larder, references), pins.read(), options);
+  const layers = layersOnlyOf(larder.db, ids(plan.collect)).map(({ diffId }) => diffId);
+  return {
+    plan,
+    canonicals: unspelled(larder, plan.drop),
+    manifests: plan.collect.map(({ digest }) => digest),
+    layers: layers.filter(isDigest),
+    unsafe: layers.filter((diffId) => !isDigest(diffId)).map((diffId) => `layer ${quote(diffId)}`),
+  };
+}
+
+function ids(rows: { id: number }[]): number[] {
+  return rows.map(({ id }) => id);
 }
 
 /** What was asked for, and the rows that it means. */
@@ -182,16 +184,7 @@ function countNames(larder: Larder, references: string[]): Map<number, Set<numbe
   return names;
 }
 
-function digests(plan: RemovalPlan): string[] {
-  return plan.collect.map(({ digest }) => digest);
-}
-
-function reportPlan(plan: RemovalPlan, layers: string[]) {
-  return {
-    removed: plan.drop.map(({ reference, digest }) => ({ reference, digest })),
-    manifests: digests(plan),
-    layers,
-    untagged: plan.untag,
-    refused: plan.refused,
-  };
+function reportRows({ plan, manifests, layers, unsafe }: Removal) {
+  const removed = plan.drop.map(({ reference, digest }) => ({ reference, digest }));
+  return { removed, manifests, layers, untagged: plan.untag, unsafe, refused: plan.refused };
 }

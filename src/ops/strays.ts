@@ -2,7 +2,7 @@ import { existsSync, realpathSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import type { Skipped, Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
-import { readFlatRef } from "../cache/flat.ts";
+import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import { manifestNamedBy } from "../cache/metadata.ts";
 import { type CacheFile, FOLDERS } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -63,18 +63,17 @@ function* unaccounted(larder: Larder): Generator<CacheFile> {
   const keys = new Set(listReferences(db).flatMap((reference) => (isReference(reference) ? cacheKey(reference) : [])));
   const manifests = new Set(listManifestDigests(db));
   const diffIds = new Set(listDiffIds(db));
-  const blobs = new Set<string>();
+  const blobs = new FlatBlobs();
   for (const file of scanCache(larder.cache)) {
     if (file.kind === "metadata" && keys.has(file.key!)) continue;
     if (file.kind === "layer" && diffIds.has(file.digest!)) continue;
     if ((file.kind === "vmdk" || file.kind === "fsmeta") && manifests.has(file.digest!)) continue;
     if (file.kind === "flat_ref" && manifests.has(file.digest!)) {
       // Refs are scanned before blobs, so every blob that a recorded image needs is known by then.
-      const ref = readFlatRef(file.path);
-      if (ref) blobs.add(ref.artifact_digest);
+      blobs.add(file.path);
       continue;
     }
-    if (file.kind === "flat_blob" && blobs.has(file.digest!)) continue;
+    if (file.kind === "flat_blob" && blobs.needs(file.digest!)) continue;
     yield file;
   }
 }

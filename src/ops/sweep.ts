@@ -1,9 +1,9 @@
 import { type DeleteReport, deleteGuarded, PATIENCE_MS, type Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
-import { flatBlobsInUse } from "../cache/flat.ts";
+import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
-import type { CacheFile } from "../cache/paths.ts";
-import { findRunningWork } from "../cache/work.ts";
+import type { CacheFile, CachePaths } from "../cache/paths.ts";
+import { findRunningScratch } from "../cache/work.ts";
 import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
 import { hasManifest } from "../db/manifests.ts";
@@ -60,27 +60,27 @@ export async function sweep(
 }
 
 /**
- * Waits a moment for pulls and loads to end if one of them may be writing the metadata files of these references;
- * throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would take
- * the catalogue for lost.
+ * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata
+ * files; throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would
+ * take the catalogue for lost.
  */
 export async function awaitSettled({ cache, now }: Larder, canonicals: string[], grace: number): Promise<void> {
   const files = canonicals.map((canonical) => cache.metadata(canonicalKey(canonical)));
-  const unsettled = files.find(({ path, lock }) => {
-    const stat = measure(path);
-    return stat && (now() - stat.mtimeMs < grace || isLocked(lock));
-  });
-  for (let patience = PATIENCE_MS; unsettled; patience -= 50) {
-    const work = findRunningWork(cache, now(), grace);
-    if (!work) return;
-    if (patience <= 0) {
-      throw new LarderError(
-        "busy",
-        `a pull or load is running ("${work}") and may need "${unsettled.path}"; try again when it is done`,
-      );
-    }
+  for (let patience = PATIENCE_MS; ; patience -= 50) {
+    const work = files
+      .map(({ path, lock }) => findWriter(cache, path, lock, now(), grace))
+      .find((found) => found !== undefined);
+    if (work === undefined) return;
+    if (patience <= 0)
+      throw new LarderError("busy", `a pull or load of it is running ("${work}"); try again when it is done`);
     await Bun.sleep(50);
   }
+}
+
+function findWriter(cache: CachePaths, path: string, lock: string, now: number, grace: number): string | undefined {
+  if (isLocked(lock)) return lock;
+  const stat = measure(path);
+  return stat && now - stat.mtimeMs < grace ? findRunningScratch(cache, now, grace) : undefined;
 }
 
 /**
@@ -91,7 +91,7 @@ class Wants {
   private readonly young: YoungMetadataFiles;
   private readonly keys = new Map<string, string | undefined>();
   private named: Set<string | undefined> | undefined;
-  private blobs: Set<Digest> | undefined;
+  private blobs: FlatBlobs | undefined;
   private unrecorded: YoungMetadata[] | undefined;
 
   constructor(
@@ -110,7 +110,7 @@ class Wants {
   /** Asked in sweep order: metadata files before what they speak for, flat refs before blobs. */
   reason({ kind, digest, key, canonical }: CacheFile): string | undefined {
     if (kind === "metadata") return this.isNamed(key!, canonical) ? "a reference needs it" : undefined;
-    if (kind === "flat_blob") return this.flatBlobs().has(digest!) ? "a flat ref needs it" : undefined;
+    if (kind === "flat_blob") return this.flatBlobs().needs(digest!) ? "a flat ref needs it" : undefined;
     if (kind === "layer") return this.wantsLayer(digest!);
     if (kind === "fsmeta" || kind === "vmdk" || kind === "flat_ref") return this.wantsManifest(digest!);
     return undefined;
@@ -131,8 +131,8 @@ class Wants {
     return this.unrecorded;
   }
 
-  private flatBlobs(): Set<Digest> {
-    this.blobs ??= flatBlobsInUse(this.larder.cache);
+  private flatBlobs(): FlatBlobs {
+    this.blobs ??= FlatBlobs.of(this.larder.cache);
     return this.blobs;
   }
 

@@ -134,6 +134,7 @@ export const RemoveSchema = describes<RemoveReport>()(
     manifests: strings,
     layers: strings,
     untagged: v.array(v.object({ digest: v.string(), pinned_by: v.array(Pin) })),
+    unsafe: strings,
     refused: v.array(v.object({ reference: v.string(), code, message: v.string() })),
     ...disk,
   }),

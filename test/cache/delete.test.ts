@@ -83,6 +83,7 @@ describe("target", () => {
       ...layer,
       inode: stat.ino,
       mtimeMs: stat.mtimeMs,
+      ctimeMs: stat.ctimeMs,
       bytes: stat.blocks * 512,
     });
     expect(stat.blocks * 512).toBeLessThan(1 << 20);

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { flatBlobsInUse, readFlatRef } from "../../src/cache/flat.ts";
+import { FlatBlobs, readFlatRef } from "../../src/cache/flat.ts";
 import { CachePaths } from "../../src/cache/paths.ts";
 import type { Digest } from "../../src/oci/digest.ts";
 import { digest } from "../db/catalogue.ts";
@@ -70,8 +70,10 @@ describe("readFlatRef", () => {
   });
 });
 
-describe("flatBlobsInUse", () => {
-  test("names the blobs of every ref but those that leave", () => {
+describe("FlatBlobs", () => {
+  const needed = (blobs: FlatBlobs) => [BLOB1, BLOB2, DERIVATION].filter((blob) => blobs.needs(blob));
+
+  test("needs the blobs of every ref but those that leave", () => {
     using folder = new TemporaryFolder();
     const cache = new CachePaths(folder.path);
     put(cache, M1, JSON.stringify(ref()));
@@ -80,20 +82,28 @@ describe("flatBlobsInUse", () => {
       join(folder.path, "flat", "refs", "other.json"),
       JSON.stringify(ref({ artifact_digest: DERIVATION })),
     );
-    expect(flatBlobsInUse(cache)).toEqual(new Set([BLOB1, BLOB2]));
-    expect(flatBlobsInUse(cache, new Set([M1]))).toEqual(new Set([BLOB2]));
-    expect(flatBlobsInUse(cache, new Set([M1, M2]))).toEqual(new Set());
+    expect(needed(FlatBlobs.of(cache))).toEqual([BLOB1, BLOB2]);
+    expect(needed(FlatBlobs.of(cache, new Set([M1])))).toEqual([BLOB2]);
+    expect(needed(FlatBlobs.of(cache, new Set([M1, M2])))).toEqual([]);
   });
 
-  test("keeps a blob that one of two refs leaves", () => {
+  test("needs a blob that one of two refs leaves", () => {
     using folder = new TemporaryFolder();
     const cache = new CachePaths(folder.path);
     put(cache, M1, JSON.stringify(ref()));
     put(cache, M2, JSON.stringify(ref({ manifest_digest: M2 })));
-    expect(flatBlobsInUse(cache, new Set([M1]))).toEqual(new Set([BLOB1]));
+    expect(needed(FlatBlobs.of(cache, new Set([M1])))).toEqual([BLOB1]);
   });
 
-  test("names none where there are no refs", () => {
-    expect(flatBlobsInUse(new CachePaths("/nowhere/at/all"))).toEqual(new Set());
+  test("needs every blob while a ref cannot be read, as one of a newer msb", () => {
+    using folder = new TemporaryFolder();
+    const cache = new CachePaths(folder.path);
+    put(cache, M1, JSON.stringify(ref({ schema: 2 })));
+    expect(needed(FlatBlobs.of(cache))).toEqual([BLOB1, BLOB2, DERIVATION]);
+    expect(needed(FlatBlobs.of(cache, new Set([M1])))).toEqual([]);
+  });
+
+  test("needs none where there are no refs", () => {
+    expect(needed(FlatBlobs.of(new CachePaths("/nowhere/at/all")))).toEqual([]);
   });
 });

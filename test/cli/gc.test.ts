@@ -104,6 +104,7 @@ describe("larder gc", () => {
       manifests: [digestOf("lost")],
       layers: [digestOf("own")],
       unsafe: [],
+      spared: [],
       unaccounted: null,
       database: store.database,
       cache: store.cache,

@@ -30,7 +30,7 @@ describe("larder", () => {
     [["constructor"], 'unknown command "constructor"'],
     [["__proto__"], 'unknown command "__proto__"'],
     [["List"], 'unknown command "List"'],
-    [["--", "--help"], 'unknown command "--help"'],
+    [["--", "--help"], "-- can stand only after the command"],
     [["-"], 'unknown command "-"'],
     [[""], "an argument is empty"],
     [["--nope", "list"], "unknown flag --nope"],

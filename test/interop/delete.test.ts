@@ -340,8 +340,7 @@ describe("flat artifacts", () => {
     }
     expect(readRows(home)).toEqual(rowsOf([TWO]));
     age(home);
-    // The metadata file was left too, by the same guard; without --sweep-unrecorded it reads like a lost database.
-    expect((await larder(home, "gc", "--sweep-unrecorded")).code).toBe(0);
+    expect((await larder(home, "gc")).code).toBe(0);
     await expectHolds(home, [TWO]);
   });
 });

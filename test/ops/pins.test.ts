@@ -55,12 +55,18 @@ describe("PinWatch", () => {
   test.each([
     ["a longer hex number", `sha256:${"0".repeat(65)}`],
     ["another algorithm", `md5:${"0".repeat(32)}`],
-    ["uppercase", digest.toUpperCase()],
   ])("takes %s in a sandbox's config for no digest", async (_, text) => {
     using store = await makeOne();
     using larder = store.open();
     store.sandbox("web", JSON.stringify({ image: text }));
     expect(new PinWatch(larder).readAll().byDigest.size).toBe(0);
+  });
+
+  test("takes an uppercase digest, as a reference may carry it, for the image that it means", async () => {
+    using store = await makeOne();
+    using larder = store.open();
+    store.sandbox("web", JSON.stringify({ image: `alpine@${digest.replace(/[a-f]/g, (hex) => hex.toUpperCase())}` }));
+    expect(new PinWatch(larder).readAll().byDigest.get(digest)).toEqual([{ kind: "sandbox", name: "web" }]);
   });
 
   test("reads the catalogue again once another process has committed", async () => {
