@@ -46,13 +46,7 @@ export class FlatBlobs {
     else this.isComplete = false;
   }
 
-  /** Whether a ref that can be read names the blob. */
-  names(blob: Digest): boolean {
-    return this.named.has(blob);
-  }
-
-  /** Whether a ref names the blob, or may. */
   needs(blob: Digest): boolean {
-    return !this.isComplete || this.names(blob);
+    return !this.isComplete || this.named.has(blob);
   }
 }

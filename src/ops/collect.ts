@@ -72,8 +72,9 @@ export function planCollection(
   { evicted, spare, strays }: Selection = { evicted: [], spare: new Set() },
 ): CollectionPlan {
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, evicted, spare));
-  const own = filesOf(larder.cache, rows);
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
+  const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
+  const own = filesOf(larder.cache, rows, strayRefs);
   const plan: CollectionPlan = {
     ...rows,
     targets: inSweepOrder([...own.targets, ...others.targets]),

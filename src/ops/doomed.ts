@@ -23,14 +23,15 @@ export interface Targets {
 /**
  * The files of what is doomed, in the order in which a crash between two of them does least harm: metadata files
  * first, since one without its rows makes the catalogue look lost (rule 2a of the README's safety section).
+ * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob.
  */
-export function filesOf(cache: CachePaths, doomed: Doomed): Targets {
+export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = []): Targets {
   const manifests = doomed.manifests.filter(isDigest);
   const files: CacheFile[] = [
     ...doomed.canonicals.map((canonical) => ({ ...cache.metadata(canonicalKey(canonical)), canonical })),
     ...manifests.map((digest) => cache.vmdk(digest)),
     ...manifests.map((digest) => cache.fsmeta(digest)),
-    ...flatFilesOf(cache, manifests),
+    ...flatFilesOf(cache, manifests, strayRefs),
     ...doomed.layers.filter(isDigest).map((diffId) => cache.layer(diffId)),
   ];
   return measureTargets(files);
@@ -59,7 +60,7 @@ export function measureTargets(files: Iterable<CacheFile>): Targets {
   return result;
 }
 
-function flatFilesOf(cache: CachePaths, manifests: Digest[]): CacheFile[] {
+function flatFilesOf(cache: CachePaths, manifests: Digest[], strayRefs: Digest[]): CacheFile[] {
   const refs: CacheFile[] = [];
   const blobs = new Map<Digest, CacheFile>();
   for (const manifest of manifests) {
@@ -70,7 +71,6 @@ function flatFilesOf(cache: CachePaths, manifests: Digest[]): CacheFile[] {
     if (ref && lock) blobs.set(ref.artifact_digest, { ...cache.flatBlob(ref.artifact_digest), lock });
   }
   if (blobs.size === 0) return refs;
-  // A ref that cannot be read may be a stray that goes now: the guard asks again, once it has.
-  const kept = FlatBlobs.of(cache, new Set(manifests));
-  return [...refs, ...[...blobs].filter(([digest]) => !kept.names(digest)).map(([, file]) => file)];
+  const kept = FlatBlobs.of(cache, new Set([...manifests, ...strayRefs]));
+  return [...refs, ...[...blobs].filter(([digest]) => !kept.needs(digest)).map(([, file]) => file)];
 }

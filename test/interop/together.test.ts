@@ -267,6 +267,8 @@ describe("a pull that is half-way", () => {
     expect((await larder(home, "rm", pull.tag)).code).toBe(75);
     expect(readRows(home)).toEqual(rowsOf([KEEP, { ...OLD, tags: [pull.tag] }]));
     expect(await pull.finish()).toMatchObject({ code: 0 });
+    // The name has moved on; what it meant before is untagged, and for a gc.
+    await larderJson(home, ["gc"]);
     expect(readRows(home)).toEqual(rowsOf([KEEP, pull.spec]));
     expect(readFiles(home)).toEqual(filesOf([KEEP, pull.spec]));
   });
