@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { LarderError } from "../error.ts";
+import { asLarderError, LarderError } from "../error.ts";
 import { openToRead, openToWrite } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type PruneReport, prune } from "../ops/prune.ts";
@@ -105,7 +105,15 @@ export function parsePolicy(flags: Values<typeof FLAGS>): PrunePolicy {
 }
 
 function parseMinFree(text: string): NonNullable<PrunePolicy["minFree"]> {
-  return text.endsWith("%") ? { percent: parsePercent(text) } : { bytes: parseSize(text) };
+  try {
+    return text.endsWith("%") ? { percent: parsePercent(text) } : { bytes: parseSize(text) };
+  } catch (error) {
+    throw new LarderError(
+      "usage",
+      `--min-free is ${JSON.stringify(text)}, and must be a size or a percentage of the file system (500MB, 20GiB, 15%)`,
+      error,
+    );
+  }
 }
 
 function parseCount(text: string): number {
@@ -115,10 +123,18 @@ function parseCount(text: string): number {
 
 // An unreadable list must not count as an empty one: it would evict what it protects.
 function readKeeps(path: string): string[] {
-  return readFileSync(path, "utf8")
+  return readText(path)
     .split("\n")
     .map((line) => line.replace(/#.*/, "").trim())
     .filter((line) => line !== "");
+}
+
+function readText(path: string): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
+  } catch (error) {
+    throw new LarderError("failed", `cannot read the list "${path}": ${asLarderError(error).message}`, error);
+  }
 }
 
 function logEvictions({ decisions, references, manifests }: PruneReport, format: string): void {
