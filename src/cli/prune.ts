@@ -9,7 +9,7 @@ import { printable, renderTable } from "../output/table.ts";
 import { formatSize, parseDuration, parsePercent, parseSize } from "../output/units.ts";
 import type { Values } from "./arguments.ts";
 import { defineCommand, withLarder } from "./command.ts";
-import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { refuseWithoutCatalogue, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
 
 const DEFAULT_MIN_AGE_MS = 10 * 60 * 1000;
@@ -67,6 +67,7 @@ export default defineCommand({
     const where = home();
     const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
     if (!larder) {
+      refuseWithoutCatalogue(where);
       say(`Nothing to prune (there is no catalogue at "${where.database}")`);
       return 0;
     }
