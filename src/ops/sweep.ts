@@ -36,7 +36,8 @@ export async function sweep(larder: Larder, targets: Target[], options: SweepOpt
       failed: [],
     };
   const wants = new Wants({ ...larder, db }, options.grace);
-  return deleteGuarded(targets, {
+  // Awaited here: the connection closes when this function ends, and the work goes on batch by batch.
+  return await deleteGuarded(targets, {
     cache: larder.cache,
     now: larder.now,
     grace: options.grace,
