@@ -517,6 +517,20 @@ describe("larder prune: refusals", () => {
     expect(existsSync(store.layerPath("somebody's"))).toBe(true);
   });
 
+  test.each([[[]], [["--dry-run"]]])(
+    "exits 5 where a cache has files and no catalogue is there (%j)",
+    async (extra) => {
+      using folder = new TemporaryFolder();
+      const file = join(folder.path, "cache", "layers", "somebody's");
+      mkdirSync(join(folder.path, "cache", "layers"), { recursive: true });
+      writeFileSync(file, "x");
+      const { code, stdout, stderr } = await larder(folder.path, "prune", "--unused", ...extra);
+      expect([code, stdout]).toEqual([5, ""]);
+      expect(stderr).toContain(`to account for "${file}"`);
+      expect(existsSync(file)).toBe(true);
+    },
+  );
+
   test.each<[string, string, (store: Store) => void]>([
     [
       "a sandbox cannot be read",
