@@ -76,19 +76,27 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
   let patience = PATIENCE_MS;
   for (let next = 0; next < targets.length && !guard.stopped?.(); ) {
-    for (; patience > 0 && findRunningWork(guard.cache, guard.now(), guard.grace); patience -= 50) await Bun.sleep(50);
+    let work: string | undefined;
     guard.exclusively(() => {
-      next = deleteBatch(targets, next, guard, report);
+      work = findRunningWork(guard.cache, guard.now(), guard.grace);
+      if (!work || patience <= 0) next = deleteBatch(targets, next, work, guard, report);
     });
-    // Between two transactions: signals are heard here.
-    await Bun.sleep(0);
+    // Between two transactions: signals are heard here, and work that ends soon is waited for.
+    const wait = work && patience > 0 ? 50 : 0;
+    patience -= wait;
+    await Bun.sleep(wait);
   }
   return report;
 }
 
-function deleteBatch(targets: Target[], first: number, guard: Guard, report: DeleteReport): number {
+function deleteBatch(
+  targets: Target[],
+  first: number,
+  work: string | undefined,
+  guard: Guard,
+  report: DeleteReport,
+): number {
   const deadline = performance.now() + BATCH_MS;
-  const work = findRunningWork(guard.cache, guard.now(), guard.grace);
   let next = first;
   for (; next < targets.length && (next === first || work || performance.now() < deadline); next++) {
     const file = targets[next]!;
