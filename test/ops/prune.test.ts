@@ -138,8 +138,7 @@ describe("collectRows", () => {
     const applied = applyAfter(store, () => {
       store.db.run("INSERT INTO sandbox (name, config, status) VALUES ('broken', '{', 'running')");
     });
-    expect(applied).rejects.toMatchObject({ code: "damaged" });
-    await applied.catch(() => {});
+    await expect(applied).rejects.toMatchObject({ code: "damaged" });
     expect(store.references()).toEqual(["acme/a:1"]);
   });
 
