@@ -83,10 +83,12 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
   let patience = PATIENCE_MS;
   for (let next = 0; next < targets.length && !guard.stopped?.(); ) {
-    for (; patience > 0 && new RunningWork(guard).stopsAny(targets, next); patience -= 50) await Bun.sleep(50);
+    let isWaiting = false;
     try {
       guard.exclusively(() => {
-        next = deleteBatch(targets, next, guard, report);
+        const work = new RunningWork(guard);
+        isWaiting = patience > 0 && work.stopsAny(targets, next);
+        if (!isWaiting) next = deleteBatch(targets, next, work, guard, report);
       });
     } catch (error) {
       // The rows are gone by now, and what is left of their files is for the next gc: no failure of what was asked.
@@ -94,15 +96,16 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
       report.skipped.push(...targets.slice(next).map(({ kind, path }) => ({ kind, path, reason: error.message })));
       break;
     }
-    // Between two transactions: signals are heard here.
-    await Bun.sleep(0);
+    // Between two transactions: signals are heard here, and work that ends soon is waited for.
+    const wait = isWaiting ? 50 : 0;
+    patience -= wait;
+    await Bun.sleep(wait);
   }
   return report;
 }
 
-function deleteBatch(targets: Target[], first: number, guard: Guard, report: DeleteReport): number {
+function deleteBatch(targets: Target[], first: number, work: RunningWork, guard: Guard, report: DeleteReport): number {
   const deadline = performance.now() + BATCH_MS;
-  const work = new RunningWork(guard);
   let next = first;
   for (; next < targets.length && (next === first || performance.now() < deadline); next++) {
     const file = targets[next]!;

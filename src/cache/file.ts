@@ -22,12 +22,25 @@ export function allocatedBytes(stat: Stats): number {
   return stat.blocks * 512;
 }
 
-/** What a folder and everything in it takes, links not followed: lengths of its files, and allocated bytes. */
-export function measureTree(folder: string): { bytes: number; allocated: number } {
+/** What tells a file that has several links, the same for each of them; undefined where it has one, or is a folder. */
+export function linkedInode(stat: Stats): string | undefined {
+  return stat.nlink > 1 && !stat.isDirectory() ? `${stat.dev}:${stat.ino}` : undefined;
+}
+
+/**
+ * What a folder and everything in it takes, links not followed: lengths of its files, and allocated bytes. The blocks
+ * of a file with several links count once; those in `counted` count no more.
+ */
+export function measureTree(folder: string, counted = new Set<string>()): { bytes: number; allocated: number } {
   const stat = measure(folder);
   if (!stat) return { bytes: 0, allocated: 0 };
-  if (!stat.isDirectory()) return { bytes: stat.size, allocated: allocatedBytes(stat) };
-  const inside = namesIn(folder).map((name) => measureTree(join(folder, name)));
+  if (!stat.isDirectory()) {
+    const inode = linkedInode(stat);
+    const again = inode !== undefined && counted.has(inode);
+    if (inode !== undefined) counted.add(inode);
+    return { bytes: stat.size, allocated: again ? 0 : allocatedBytes(stat) };
+  }
+  const inside = namesIn(folder).map((name) => measureTree(join(folder, name), counted));
   return inside.reduce((sum, each) => ({ bytes: sum.bytes + each.bytes, allocated: sum.allocated + each.allocated }), {
     bytes: 0,
     allocated: allocatedBytes(stat),

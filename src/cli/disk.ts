@@ -1,4 +1,7 @@
-import { exitCode } from "../error.ts";
+import { CachePaths } from "../cache/paths.ts";
+import { scanCache } from "../cache/scan.ts";
+import { exitCode, LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
 import type { DiskReport } from "../ops/report.ts";
 import { printable } from "../output/table.ts";
 import { count } from "../output/units.ts";
@@ -18,6 +21,16 @@ export function sayDisk(report: DiskReport): void {
 /** Says which rows were left because what they hold is no digest. */
 export function sayUnsafe(rows: string[]): void {
   for (const row of rows) say(`left ${printable(row)}: it is no digest`);
+}
+
+/** Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same. */
+export function refuseWithoutCatalogue({ database, cache }: Home): void {
+  for (const { path } of scanCache(new CachePaths(cache))) {
+    throw new LarderError(
+      "unaccounted",
+      `nothing was swept: there is no catalogue at "${database}" to account for "${path}"`,
+    );
+  }
 }
 
 /** Says why only staging was swept, and returns the exit code for it. */

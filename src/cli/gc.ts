@@ -1,13 +1,10 @@
-import { CachePaths } from "../cache/paths.ts";
-import { scanCache } from "../cache/scan.ts";
-import { LarderError } from "../error.ts";
 import { openToRead, openToWrite, withLarder } from "../larder.ts";
 import { type GcReport, gc } from "../ops/gc.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
 import { formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { refuseWithoutCatalogue, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { emit, say } from "./terminal.ts";
 
 export default defineCommand({
@@ -29,12 +26,7 @@ export default defineCommand({
     const where = home();
     const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
     if (!larder) {
-      for (const { path } of scanCache(new CachePaths(where.cache))) {
-        throw new LarderError(
-          "unaccounted",
-          `nothing was swept: there is no catalogue at "${where.database}" to account for "${path}"`,
-        );
-      }
+      refuseWithoutCatalogue(where);
       say(`Nothing to collect (there is no catalogue at "${where.database}")`);
       return 0;
     }

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { asLarderError, LarderError } from "../error.ts";
 import { parsePolicy } from "../input/policy.ts";
 import { openToRead, openToWrite, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
@@ -7,7 +8,7 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable, renderTable } from "../output/table.ts";
 import { count, formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { refuseWithoutCatalogue, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
 
 const FLAGS = {
@@ -63,6 +64,7 @@ export default defineCommand({
     const where = home();
     const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
     if (!larder) {
+      refuseWithoutCatalogue(where);
       say(`Nothing to prune (there is no catalogue at "${where.database}")`);
       return 0;
     }
@@ -76,10 +78,18 @@ export default defineCommand({
 
 // An unreadable list must not count as an empty one: it would evict what it protects.
 function readKeeps(path: string): string[] {
-  return readFileSync(path, "utf8")
+  return readText(path)
     .split("\n")
     .map((line) => line.replace(/#.*/, "").trim())
     .filter((line) => line !== "");
+}
+
+function readText(path: string): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
+  } catch (error) {
+    throw new LarderError("failed", `cannot read the list "${path}": ${asLarderError(error).message}`, error);
+  }
 }
 
 function logEvictions({ decisions, references, manifests }: PruneReport, format: string): void {

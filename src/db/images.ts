@@ -70,7 +70,7 @@ export function listUntagged(db: Database): ImageRow[] {
               m.layer_count AS layer_count,
               m.total_size_bytes AS size_bytes
        FROM manifest AS m
-       WHERE NOT EXISTS (SELECT 1 FROM image_ref AS r WHERE r.manifest_id = m.id)
+       WHERE m.id NOT IN (SELECT manifest_id FROM image_ref)
        ORDER BY m.created_at DESC, m.id`,
     )
     .all()

@@ -126,21 +126,25 @@ export interface DoomedLayer {
   diffId: string;
 }
 
-/** The layers that only these manifests have. */
+/** The layers that only these manifests have. One pass where a reader finds larder's index on layer_id missing. */
 export function layersOnlyOf(db: Database, manifestIds: number[]): DoomedLayer[] {
   return db
     .query<{ id: bigint; diff_id: unknown }, [string]>(
-      `WITH doomed (id) AS (SELECT value FROM json_each(?))
-       SELECT DISTINCT l.id AS id, l.diff_id AS diff_id
-       FROM doomed
-       JOIN manifest_layer AS j ON j.manifest_id = doomed.id
-       JOIN layer AS l ON l.id = j.layer_id
-       WHERE NOT EXISTS (
-         SELECT 1
-         FROM manifest_layer AS other
-         WHERE other.layer_id = l.id
-           AND other.manifest_id NOT IN (SELECT id FROM doomed)
+      `WITH doomed (id) AS MATERIALIZED (SELECT value FROM json_each(?)),
+       theirs (id) AS MATERIALIZED (
+         SELECT DISTINCT j.layer_id
+         FROM doomed
+         JOIN manifest_layer AS j ON j.manifest_id = doomed.id
        )
+       SELECT l.id AS id, l.diff_id AS diff_id
+       FROM layer AS l
+       WHERE l.id IN (SELECT id FROM theirs)
+         AND l.id NOT IN (
+           SELECT other.layer_id
+           FROM manifest_layer AS other
+           WHERE other.layer_id IN (SELECT id FROM theirs)
+             AND other.manifest_id NOT IN (SELECT id FROM doomed)
+         )
        ORDER BY l.id`,
     )
     .all(JSON.stringify(manifestIds))
@@ -153,7 +157,7 @@ export function orphanLayers(db: Database): DoomedLayer[] {
     .query<{ id: bigint; diff_id: unknown }, []>(
       `SELECT l.id AS id, l.diff_id AS diff_id
        FROM layer AS l
-       WHERE NOT EXISTS (SELECT 1 FROM manifest_layer AS j WHERE j.layer_id = l.id)
+       WHERE l.id NOT IN (SELECT layer_id FROM manifest_layer)
        ORDER BY l.id`,
     )
     .all()

@@ -145,7 +145,7 @@ export function untaggedManifests(db: Database, ids?: number[]): { id: number; d
     .query<{ id: bigint; digest: unknown }, [string | null]>(
       `SELECT m.id AS id, m.digest AS digest
        FROM manifest AS m
-       WHERE NOT EXISTS (SELECT 1 FROM image_ref AS r WHERE r.manifest_id = m.id)
+       WHERE m.id NOT IN (SELECT manifest_id FROM image_ref)
          AND (?1 IS NULL OR m.id IN (SELECT value FROM json_each(?1)))
        ORDER BY m.id`,
     )

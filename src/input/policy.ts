@@ -54,7 +54,15 @@ function parseWatermarks({ high, low }: PolicyText): PrunePolicy["watermarks"] {
 }
 
 function parseMinFree(text: string): NonNullable<PrunePolicy["minFree"]> {
-  return text.endsWith("%") ? { percent: parsePercent(text) } : { bytes: parseSize(text) };
+  try {
+    return text.endsWith("%") ? { percent: parsePercent(text) } : { bytes: parseSize(text) };
+  } catch (error) {
+    throw new LarderError(
+      "usage",
+      `--min-free is ${JSON.stringify(text)}, and must be a size or a percentage of the file system (500MB, 20GiB, 15%)`,
+      error,
+    );
+  }
 }
 
 function parseCount(text: string): number {

@@ -53,7 +53,7 @@ export function df(larder: Larder): DfReport {
   const collection = isReadable
     ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays })
     : undefined;
-  const reclaimable = new Set(collection?.targets.map(({ path }) => path));
+  const reclaimable = withoutLinked(usage.files, new Set(collection?.targets.map(({ path }) => path)));
   const byKind = Map.groupBy(usage.files, (file) => kindOf(file, unaccounted));
   const { total_bytes, free_bytes } = fileSystemOf(larder.cache.root);
   return {
@@ -65,6 +65,16 @@ export function df(larder: Larder): DfReport {
     file_system: { total_bytes, used_bytes: total_bytes - free_bytes, free_bytes },
     images: usage.images.map((image) => toImage(image, usage)),
   };
+}
+
+// The blocks of a file with several links are free once the last of them goes.
+function withoutLinked(files: UsedFile[], going: ReadonlySet<string>): ReadonlySet<string> {
+  const links = new Map<string, number>();
+  for (const { path, link } of files) {
+    if (link && going.has(path)) links.set(link.inode, (links.get(link.inode) ?? 0) + 1);
+  }
+  const staying = files.filter(({ link }) => link && links.get(link.inode) !== link.of);
+  return going.difference(new Set(staying.map(({ path }) => path)));
 }
 
 function kindOf({ kind, path }: UsedFile, unaccounted: ReadonlySet<string>): DfKind {

@@ -66,6 +66,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
       .map(({ digest }) => digest),
   );
   const collection = planCollection(larder, pins, options, { evicted: leavingBy(plan, used), spare, strays });
+  collection.unsafe.unshift(...namedUnsafe(usage));
   if (options.dryRun) {
     return {
       ...report(plan, used, collection, plannedRows(collection)),
@@ -147,6 +148,13 @@ function findHeldFile(
   const held = [...metadata.map(({ lock }) => lock), ...fsmeta, ...layers].find(isLocked);
   if (held !== undefined || !isLoading) return held;
   return metadata.find(({ path }) => now - (measure(path)?.mtimeMs ?? 0) < grace)?.path;
+}
+
+// The collection speaks of untagged rows only.
+function namedUnsafe({ images }: Usage): string[] {
+  return images
+    .filter(({ manifest: { digest, names } }) => names.length > 0 && !isDigest(digest))
+    .map(({ manifest }) => `manifest ${JSON.stringify(manifest.digest.slice(0, 100))}`);
 }
 
 // The names that go, by manifest. An untagged manifest is left to the gc.

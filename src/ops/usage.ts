@@ -1,4 +1,4 @@
-import { allocatedBytes, measure, measureTree } from "../cache/file.ts";
+import { allocatedBytes, linkedInode, measure, measureTree } from "../cache/file.ts";
 import { readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, Kind } from "../cache/paths.ts";
 import { scanEverything } from "../cache/scan.ts";
@@ -20,6 +20,8 @@ export interface UsedFile {
   mtimeMs: number;
   /** How many images need it; 0 for what belongs to none. */
   images: number;
+  /** Where a file has several links: what they have in common, and how many there are, outside the cache too. */
+  link?: { inode: string; of: number };
 }
 
 /** An image with the files that it needs, as indexes into `Usage.files`. */
@@ -87,14 +89,15 @@ interface FileIndex {
 function indexFiles(larder: Larder, files: UsedFile[]): FileIndex {
   const index: FileIndex = { metadata: new Map(), manifests: new Map(), layers: new Map() };
   const refs = new Map<string, string[]>();
-  const linked = new Set<string>();
+  const counted = new Set<string>();
   for (const file of scanEverything(larder.cache)) {
     const stat = measure(file.path);
     if (!stat) continue;
-    const again = stat.nlink > 1 && !stat.isDirectory() && linked.has(`${stat.dev}:${stat.ino}`);
-    if (stat.nlink > 1) linked.add(`${stat.dev}:${stat.ino}`);
+    const inode = linkedInode(stat);
+    const again = inode !== undefined && counted.has(inode);
+    if (inode !== undefined) counted.add(inode);
     const { bytes, allocated } = stat.isDirectory()
-      ? measureTree(file.path)
+      ? measureTree(file.path, counted)
       : { bytes: stat.size, allocated: allocatedBytes(stat) };
     addToIndex(index, refs, file, files.length);
     files.push({
@@ -104,6 +107,7 @@ function indexFiles(larder: Larder, files: UsedFile[]): FileIndex {
       allocated: again ? 0 : allocated,
       mtimeMs: stat.mtimeMs,
       images: 0,
+      ...(inode !== undefined && { link: { inode, of: stat.nlink } }),
     });
   }
   return index;

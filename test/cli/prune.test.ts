@@ -1,0 +1,568 @@
+import { describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { larder, larderJson, TemporaryFolder } from "../larder.ts";
+import { allocatedIn, DAY, HOUR, MINUTE, Store } from "../ops/prune-store.ts";
+
+interface Decision {
+  action: string;
+  reference: string | null;
+  digest: string;
+  cause: string;
+  reason: string;
+  bytes: number;
+}
+
+/** What became of each image, by reference. */
+function outcome(report: { decisions: Decision[] }): Record<string, string> {
+  return Object.fromEntries(
+    report.decisions.map(({ action, reference, cause }) => [reference ?? "(untagged)", `${action} ${cause}`]),
+  );
+}
+
+describe("larder prune: usage", () => {
+  test.each<[string[], ...string[]]>([
+    [
+      [],
+      "needs a rule (--unused, --older-than, --keep-last, --untagged)",
+      "(--max-size, --min-free, --high with --low)",
+    ],
+    [["--keep", "a:1", "--min-age", "1h"], "prune needs a rule"],
+    [["--dry-run"], "prune needs a rule"],
+    [["--high", "85%"], "--high and --low go together"],
+    [["--low", "70%"], "--high and --low go together"],
+    [["--high", "70%", "--low", "85%"], "--low is above --high"],
+    [["--unused", "extra"], 'prune takes no argument, and "extra" is one too many'],
+    [["--unused", "--unused"], "--unused is given twice"],
+    [["--unsued"], "unknown flag --unsued"],
+    [["--older-than"], "--older-than needs a value"],
+    [["--unused", "--log-format", "xml"], "must be one of: text, json"],
+    [["--keep-last", "-1"], "--keep-last needs a value"],
+    [["--keep-last=-1"], '--keep-last is "-1", and must be a whole number'],
+    [["--keep-last", "2.5"], '--keep-last is "2.5", and must be a whole number'],
+    [["--keep-last", "0x10"], "must be a whole number"],
+  ])("refuses %j", async (args, ...messages) => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    const before = store.picture();
+    const { code, stdout, stderr } = await larder(store.home, "prune", ...args);
+    expect([code, stdout]).toEqual([2, ""]);
+    for (const message of messages) expect(stderr).toContain(message);
+    expect(store.picture()).toBe(before);
+  });
+
+  const BAD_DURATIONS = ["14", "14D", "1w", "1.5h", "1h30m", " 1h", "h", "1 h", "∞", "1e3s", "9999999999d", "+1h"];
+  test.each(["--older-than", "--min-age", "--grace"].flatMap((flag) => BAD_DURATIONS.map((bad) => [flag, bad])))(
+    "refuses %s %j, and names what is accepted",
+    async (flag, bad) => {
+      using folder = new TemporaryFolder();
+      const { code, stdout, stderr } = await larder(folder.path, "prune", "--unused", `${flag}=${bad}`);
+      expect([code, stdout]).toEqual([2, ""]);
+      expect(stderr).toContain(`${JSON.stringify(bad)} is not a duration`);
+      expect(stderr).toContain("90s, 15m, 12h, 14d");
+    },
+  );
+
+  test.each([
+    "20G",
+    "20gib",
+    "20 GiB",
+    "1.5GiB",
+    "GiB",
+    "-1",
+    "1e9",
+    "1_000",
+    "0x10",
+    "20GiB ",
+    "9007199254740993",
+    "9999TiB9",
+  ])("refuses --max-size %j, and names what is accepted", async (bad) => {
+    using folder = new TemporaryFolder();
+    const { code, stderr } = await larder(folder.path, "prune", `--max-size=${bad}`);
+    expect(code).toBe(2);
+    expect(stderr).toContain(`${JSON.stringify(bad)} is not a size`);
+    expect(stderr).toContain("500MB, 20GiB");
+  });
+
+  test.each(
+    ["--high", "--low"].flatMap((flag) =>
+      ["85", "101%", "-1%", "100.001%", "%", "8 5%", "85 %", "1e1%"].map((bad) => [flag, bad]),
+    ),
+  )("refuses %s %j, and names what is accepted", async (flag, bad) => {
+    using folder = new TemporaryFolder();
+    const other = flag === "--high" ? "--low=1%" : "--high=99%";
+    const { code, stderr } = await larder(folder.path, "prune", `${flag}=${bad}`, other);
+    expect(code).toBe(2);
+    expect(stderr).toContain(`${JSON.stringify(bad)} is not a percentage`);
+    expect(stderr).toContain("from 0 to 100 with %: 15%");
+  });
+
+  test.each(["lots", "10G", "%", "101%", "1.5GiB"])(
+    "refuses --min-free %j, and names sizes and percentages",
+    async (bad) => {
+      using folder = new TemporaryFolder();
+      const { code, stderr } = await larder(folder.path, "prune", `--min-free=${bad}`);
+      expect(code).toBe(2);
+      expect(stderr).toContain(JSON.stringify(bad));
+      expect(stderr).toContain("20GiB");
+      expect(stderr).toContain("15%");
+    },
+  );
+
+  test.each<[string[]]>([
+    [["--older-than=90s"]],
+    [["--older-than=15m"]],
+    [["--older-than=12h"]],
+    [["--older-than=14d"]],
+    [["--older-than=0s"]],
+    [["--max-size=1048576"]],
+    [["--max-size=500MB"]],
+    [["--max-size=20GiB"]],
+    [["--max-size=0"]],
+    [["--min-free=1TiB"]],
+    [["--min-free=15%"]],
+    [["--min-free=12.5%"]],
+    [["--min-free=0%"]],
+    [["--high=100%", "--low=0%"]],
+    [["--high=85%", "--low=85%"]],
+    [["--keep-last=0"]],
+  ])("accepts %j", async (args) => {
+    using folder = new TemporaryFolder();
+    const { code, stdout, stderr } = await larder(folder.path, "prune", ...args);
+    expect([code, stdout]).toEqual([0, ""]);
+    expect(stderr).toContain("Nothing to prune (there is no catalogue at");
+  });
+});
+
+describe("larder prune: what it keeps", () => {
+  test("reads references and globs from --keep-from, without comments and empty lines", async () => {
+    using store = new Store();
+    for (const name of ["python:3.12", "acme/a:1", "acme/b:2", "acme/c:1", "node:22", "ghcr.io/x/y:1"]) {
+      store.image({ names: [name] });
+    }
+    const list = join(store.home, "keep.txt");
+    writeFileSync(
+      list,
+      "# what every job needs\n\ndocker.io/library/python:3.12   # by its long name\r\n\t acme/?:1 \n#node:22\nghcr.io/*",
+    );
+    const report = await larderJson(store.home, ["prune", "--unused", "--keep-from", list]);
+    expect(outcome(report)).toEqual({
+      "python:3.12": "keep keep",
+      "acme/a:1": "keep keep",
+      "acme/b:2": "evict unused",
+      "acme/c:1": "keep keep",
+      "node:22": "evict unused",
+      "ghcr.io/x/y:1": "keep keep",
+    });
+    expect(store.references()).toEqual(["acme/a:1", "acme/c:1", "ghcr.io/x/y:1", "python:3.12"]);
+  });
+
+  test("adds up --keep and --keep-from, each as often as they are given", async () => {
+    using store = new Store();
+    for (const name of ["acme/a:1", "acme/b:1", "acme/c:1", "acme/d:1", "acme/e:1"]) store.image({ names: [name] });
+    const lists = ["one", "two"].map((name) => join(store.home, name));
+    writeFileSync(lists[0]!, "acme/a:1\n");
+    writeFileSync(lists[1]!, "acme/b:1\n");
+    const flags = ["--keep-from", lists[0]!, "--keep", "acme/c:*", "--keep-from", lists[1]!, "--keep", "acme/d:1"];
+    await larderJson(store.home, ["prune", "--unused", ...flags]);
+    expect(store.references()).toEqual(["acme/a:1", "acme/b:1", "acme/c:1", "acme/d:1"]);
+  });
+
+  test("keeps what a list with a byte order mark names in its first line", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    const list = join(store.home, "keep.txt");
+    writeFileSync(list, "\ufeffacme/a:1\n");
+    await larderJson(store.home, ["prune", "--unused", "--keep-from", list]);
+    expect(store.references()).toEqual(["acme/a:1"]);
+  });
+
+  test.each<[string, (path: string) => void]>([
+    ["is not there", () => {}],
+    ["is a folder", (path) => mkdirSync(path)],
+    ["is UTF-16", (path) => writeFileSync(path, Buffer.from("\ufeffacme/a:1\n", "utf16le"))],
+    ["is no text", (path) => writeFileSync(path, Buffer.from([0x61, 0xff, 0xfe, 0x0a]))],
+  ])("evicts nothing when --keep-from %s", async (_, make) => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    store.image({ seed: "untagged" });
+    const list = join(store.home, "keep.txt");
+    make(list);
+    const before = store.picture();
+    for (const extra of [[], ["--dry-run"]]) {
+      const { code, stdout, stderr } = await larder(store.home, "prune", "--unused", "--keep-from", list, ...extra);
+      expect([code, stdout]).toEqual([1, ""]);
+      expect(stderr).toContain(list);
+    }
+    expect(store.picture()).toBe(before);
+  });
+
+  test("takes an empty list for an empty list", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    const list = join(store.home, "keep.txt");
+    writeFileSync(list, "\n# nothing\n");
+    await larderJson(store.home, ["prune", "--unused", "--keep-from", list]);
+    expect(store.references()).toEqual([]);
+  });
+
+  test("keeps what sandboxes and snapshots need, and says so", async () => {
+    using store = new Store();
+    store.pinBySandbox("booted", store.image({ names: ["acme/a:1"], layers: { base: 8192, a: 4096 } }));
+    store.pinByConfig("booting", store.image({ names: ["acme/b:1"], layers: { base: 8192, b: 4096 } }));
+    store.pinBySnapshot("golden", store.image({ names: ["acme/c:1"], layers: { base: 8192, c: 4096 } }));
+    store.image({ names: ["acme/d:1"], layers: { base: 8192, d: 4096 } });
+    const report = await larderJson(store.home, ["prune", "--unused"]);
+    expect(report.decisions.map(({ reason }: Decision) => reason)).toEqual([
+      'in use by sandbox "booted"',
+      'in use by sandbox "booting"',
+      'in use by snapshot "golden"',
+      "nothing needs it",
+    ]);
+    expect(store.references()).toEqual(["acme/a:1", "acme/b:1", "acme/c:1"]);
+    for (const layer of ["base", "a", "b", "c"]) expect(existsSync(store.layerPath(layer))).toBe(true);
+    expect(existsSync(store.layerPath("d"))).toBe(false);
+  });
+
+  test("protects for ten minutes unless --min-age says otherwise", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], used: 5 * MINUTE });
+    store.image({ names: ["acme/b:1"], used: 15 * MINUTE });
+    expect(outcome(await larderJson(store.home, ["prune", "--unused", "-n"]))).toEqual({
+      "acme/a:1": "keep min-age",
+      "acme/b:1": "evict unused",
+    });
+    expect(outcome(await larderJson(store.home, ["prune", "--unused", "-n", "--min-age", "0s"]))).toEqual({
+      "acme/a:1": "evict unused",
+      "acme/b:1": "evict unused",
+    });
+    expect(outcome(await larderJson(store.home, ["prune", "--unused", "-n", "--min-age", "1h"]))).toEqual({
+      "acme/a:1": "keep min-age",
+      "acme/b:1": "keep min-age",
+    });
+  });
+});
+
+/** A store with something of everything that a policy can say about an image. */
+function fill(store: Store): void {
+  const a = store.image({ names: ["acme/app:1", "acme/app:old"], layers: { base: 40_960, a: 8192 }, used: 40 * DAY });
+  store.image({ names: ["acme/app:2"], layers: { base: 40_960, b: 12_288 }, used: 20 * DAY });
+  const c = store.image({ names: ["acme/app:3"], layers: { base: 40_960, c: 16_384 }, used: 2 * DAY });
+  store.image({ names: ["acme/db:1"], layers: { d: 20_480 }, used: 30 * DAY });
+  store.pinBySandbox(
+    "web",
+    store.image({ names: ["acme/web:1"], layers: { base: 40_960, e: 24_576 }, used: 35 * DAY }),
+  );
+  store.image({ seed: "untagged", layers: { f: 28_672 }, used: 3 * DAY });
+  store.image({ seed: "young", layers: { g: 28_672 }, used: MINUTE });
+  store.flat("shared", [a, c]);
+  store.file(store.layerPath("stray"), 4096);
+  store.file(join(store.cache, "tmp", "old.spool"), 4096);
+}
+
+describe("larder prune: plan and application", () => {
+  test.each([
+    [["--unused"]],
+    [["--unused", "--keep", "acme/app:*"]],
+    [["--older-than", "25d"]],
+    [["--keep-last", "1"]],
+    [["--untagged"]],
+    [["--max-size", "120000"]],
+    [["--max-size", "120000", "--older-than", "38d"]],
+    [["--min-free", "0%"]],
+    [["--keep-last", "2", "--older-than", "1h", "--min-age", "0s"]],
+  ])("does with %j exactly what --dry-run says, which changes nothing", async (args) => {
+    using store = new Store();
+    fill(store);
+    const before = store.picture();
+    const plan = await larderJson(store.home, ["prune", ...args, "--dry-run"]);
+    expect(store.picture()).toBe(before);
+    const onDisk = allocatedIn(store.cache);
+    const done = await larderJson(store.home, ["prune", ...args]);
+    expect([plan.dry_run, done.dry_run]).toEqual([true, false]);
+    // Where nobody else is at work, the disk's figures may still move by a block between two runs; these do not.
+    for (const key of ["decisions", "files", "skipped", "bytes_reclaimed", "spared", "unsafe", "failed"]) {
+      expect([key, done[key]]).toEqual([key, plan[key]]);
+    }
+    for (const key of ["references", "manifests", "layers"]) {
+      expect([key, [...done[key]].sort()]).toEqual([key, [...plan[key]].sort()]);
+    }
+    for (const { path } of plan.files) expect([path, existsSync(path)]).toEqual([path, false]);
+    expect(onDisk - allocatedIn(store.cache)).toBe(plan.bytes_reclaimed);
+    const again = await larderJson(store.home, ["prune", ...args]);
+    expect([again.files, again.references, again.manifests]).toEqual([[], [], []]);
+  });
+
+  test("shows every decision with its reason in the table of a dry run, and what went in that of a run", async () => {
+    using store = new Store();
+    fill(store);
+    const args = ["prune", "--older-than", "38d", "--keep", "acme/db:*"];
+    const plan = await larder(store.home, ...args, "--dry-run");
+    expect(plan.code).toBe(0);
+    const rows = plan.stdout.split("\n").map((line) => line.split(/ {2,}/));
+    const find = (name: string) => rows.find((row) => row[1] === name)!;
+    expect(rows[0]!.slice(-4)).toEqual(["IMAGE", "DIGEST", "FREES", "WHY"]);
+    expect([find("acme/app:1")[0], find("acme/app:1").at(-1)]).toEqual(["evict", "not used for 40d"]);
+    expect([find("acme/app:2")[0], find("acme/app:2").at(-1)]).toEqual(["keep", "used 20d ago, less than 38d"]);
+    expect([find("acme/db:1")[0], find("acme/db:1").at(-1)]).toEqual(["keep", 'kept by "acme/db:*"']);
+    expect([find("acme/web:1")[0], find("acme/web:1").at(-1)]).toEqual(["keep", 'in use by sandbox "web"']);
+    expect(plan.stdout).toMatch(/\nwould reclaim {2}\S+ KiB in \d+ files\n$/);
+    expect(plan.stderr).toBe(`database ${join(store.home, "db", "msb.db")}, cache ${store.cache}\n`);
+    const done = await larder(store.home, ...args);
+    expect(done.stdout).not.toContain("keep ");
+    expect(done.stdout).toContain("acme/app:1");
+    expect(done.stdout).toMatch(/\nreclaimed {2}\S+ KiB in \d+ files\n$/);
+  });
+
+  test("logs an eviction a line on standard error, as text", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { a: 1024 * 1024 } });
+    store.image({ names: ["acme/b:1"], used: HOUR });
+    const free = store.image({ seed: "free", layers: { f: 8192 } });
+    const { stderr } = await larder(store.home, "prune", "--older-than", "14d");
+    // A layer, and metadata, fsmeta and vmdk of a block each.
+    expect(stderr.split("\n").slice(0, 2)).toEqual([
+      `evicted acme/a:1 ${a} 1.0 MiB: not used for 30d`,
+      `evicted (untagged) ${free} 16.0 KiB: no reference names it`,
+    ]);
+    expect(stderr).not.toContain("acme/b:1");
+  });
+
+  test("logs with --log-format json a document an eviction, and nothing in a dry run", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1", "acme/a:2"], layers: { a: 8192 } });
+    const dry = await larder(store.home, "prune", "--unused", "--log-format", "json", "--dry-run");
+    expect(dry.stderr).not.toContain("evicted");
+    const { stderr } = await larder(store.home, "prune", "--unused", "--log-format", "json");
+    const lines = stderr.split("\n").filter((line) => line.startsWith("{"));
+    const common = { event: "evicted", digest: a, cause: "unused", reason: "nothing needs it" };
+    expect(lines.map((line) => JSON.parse(line))).toEqual([
+      { ...common, reference: "acme/a:1", bytes: 0 },
+      { ...common, reference: "acme/a:2", bytes: 8192 + 4 * 4096 },
+    ]);
+  });
+
+  test("does not let a stored reference break a log line", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    store.db.run("UPDATE image_ref SET reference = 'evil' || char(10) || 'evicted all' || char(27) || '[2J'");
+    const { stderr, stdout } = await larder(store.home, "prune", "--unused");
+    expect(stderr).toContain("evicted evil\\u000aevicted all\\u001b[2J ");
+    expect(stderr + stdout).not.toContain("\u001b");
+  });
+
+  test("exits 6 with the missing bytes where the target is out of reach, having taken what helps", async () => {
+    using store = new Store();
+    store.pinBySandbox("web", store.image({ names: ["acme/a:1"], layers: { a: 40_960 } }));
+    store.image({ names: ["acme/b:1"], layers: { b: 8192 } });
+    const left = 40_960 + 3 * 4096;
+    const { code, stdout, stderr } = await larder(store.home, "prune", "--max-size", "1000", "--format", "json");
+    expect(code).toBe(6);
+    expect(JSON.parse(stdout).target).toEqual({
+      needed: 8192 + left + 3 * 4096 - 1000,
+      planned: 20_480,
+      missing: left - 1000,
+    });
+    expect(stderr).toContain(`(${left - 1000} bytes)`);
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect(allocatedIn(store.cache)).toBe(left);
+    const dry = await larder(store.home, "prune", "--max-size", "1000", "--dry-run");
+    expect(dry.code).toBe(6);
+    expect(dry.stderr).toContain(`(${left - 1000} bytes)`);
+  });
+
+  test("stays below --max-size, and takes no image without need", async () => {
+    using store = new Store();
+    for (let i = 1; i <= 9; i++)
+      store.image({ names: [`acme/i${i}:1`], layers: { base: 40_960, [`l${i}`]: 8192 }, used: i * DAY });
+    const each = 8192 + 3 * 4096;
+    const budget = 40_960 + 4 * each + 100;
+    const report = await larderJson(store.home, ["prune", "--max-size", String(budget)]);
+    expect(report.target.missing).toBe(0);
+    expect(store.references()).toEqual(["acme/i1:1", "acme/i2:1", "acme/i3:1", "acme/i4:1"]);
+    expect(allocatedIn(store.cache)).toBe(40_960 + 4 * each);
+  });
+
+  test("reaches the budget by garbage alone where that is enough", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 8192 } });
+    store.file(store.layerPath("stray"), 40_960);
+    const report = await larderJson(store.home, ["prune", "--max-size", "30000"]);
+    expect(outcome(report)).toEqual({ "acme/a:1": "keep within-budget" });
+    expect(report.target).toEqual({ needed: 8192 + 3 * 4096 + 40_960 - 30_000, planned: 40_960, missing: 0 });
+    expect(existsSync(store.layerPath("stray"))).toBe(false);
+  });
+
+  test("decides about aliases singly by rule: the image stays while one name does", async () => {
+    using store = new Store();
+    const digest = store.image({ names: ["acme/a:1"], layers: { a: 8192 } });
+    store.alias(digest, "acme/b:stable");
+    const report = await larderJson(store.home, ["prune", "--unused", "--keep", "*:stable"]);
+    expect(report.references).toEqual(["acme/a:1"]);
+    expect(report.manifests).toEqual([]);
+    expect(store.references()).toEqual(["acme/b:stable"]);
+    expect(existsSync(store.metadataPath("acme/a:1"))).toBe(false);
+    for (const path of [store.layerPath("a"), store.metadataPath("acme/b:stable"), store.vmdkPath(digest)]) {
+      expect(existsSync(path)).toBe(true);
+    }
+  });
+
+  test("keeps the metadata file that another spelling of a dropped name needs", async () => {
+    using store = new Store();
+    const digest = store.image({ names: ["acme/a:1"], created: 40 * DAY, used: 40 * DAY });
+    store.alias(digest, "docker.io/acme/a:1", 30 * DAY, 30 * DAY);
+    await larderJson(store.home, ["prune", "--keep-last", "1"]);
+    expect(store.references()).toEqual(["docker.io/acme/a:1"]);
+    expect(existsSync(store.metadataPath("acme/a:1"))).toBe(true);
+  });
+
+  test("lets aliases go together by budget", async () => {
+    using store = new Store();
+    const digest = store.image({ names: ["acme/a:1"], layers: { a: 8192 } });
+    store.alias(digest, "acme/b:stable");
+    store.image({ names: ["acme/c:1"], layers: { c: 8192 }, used: DAY });
+    const all = allocatedIn(store.cache);
+    await larderJson(store.home, ["prune", "--max-size", String(all - 1)]);
+    expect(store.references()).toEqual(["acme/c:1"]);
+    expect(existsSync(store.layerPath("a"))).toBe(false);
+  });
+
+  test("spares young untagged images in the gc that follows, and takes old ones", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], used: HOUR });
+    const young = store.image({ seed: "young", used: MINUTE, layers: { young: 8192 } });
+    const old = store.image({ seed: "old", used: HOUR, layers: { old: 8192 } });
+    const report = await larderJson(store.home, ["prune", "--older-than", "30d"]);
+    expect(report.manifests).toEqual([old]);
+    expect(existsSync(store.layerPath("old"))).toBe(false);
+    for (const path of [store.layerPath("young"), store.fsmetaPath(young), store.vmdkPath(young)]) {
+      expect(existsSync(path)).toBe(true);
+    }
+    expect(store.count("manifest")).toBe(2);
+  });
+
+  test("leaves a flat blob until the last ref that names it goes", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], used: 9 * DAY });
+    const b = store.image({ names: ["acme/b:1"], used: 5 * DAY });
+    const blob = store.flat("one", [a, b]);
+    await larderJson(store.home, ["prune", "--older-than", "7d"]);
+    expect(existsSync(blob)).toBe(true);
+    await larderJson(store.home, ["prune", "--older-than", "3d"]);
+    expect(existsSync(blob)).toBe(false);
+    expect(store.count("image_ref")).toBe(0);
+  });
+
+  test("leaves alone a row that holds no digest, and names it", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 8192 } });
+    store.image({ names: ["acme/b:1"], layers: { b: 8192 } });
+    store.db.run("UPDATE manifest SET digest = '../../x:y' WHERE id = 1");
+    rmSync(store.metadataPath("acme/a:1"));
+    const victim = store.file(join(store.home, "x_y.vmdk"), 10);
+    const report = await larderJson(store.home, ["prune", "--unused", "--min-age", "0s"]);
+    expect(outcome(report)).toEqual({ "acme/b:1": "evict unused" });
+    expect(report.unsafe).toEqual(['manifest "../../x:y"']);
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect(existsSync(victim)).toBe(true);
+    expect(existsSync(store.layerPath("a"))).toBe(true);
+  });
+
+  test("reports bytes of a plan that add up to the files of the images that go", async () => {
+    using store = new Store();
+    fill(store);
+    const report = await larderJson(store.home, ["prune", "--older-than", "1d", "--dry-run"]);
+    const attributed = report.decisions.reduce((sum: number, { bytes }: Decision) => sum + bytes, 0);
+    const strays = 2 * 4096;
+    expect(attributed).toBe(report.bytes_reclaimed - strays);
+  });
+});
+
+describe("larder prune: refusals", () => {
+  test("exits 5 and sweeps tmp/ alone where the catalogue does not account for its cache", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    store.image({ names: ["acme/lost:1"] });
+    const scratch = store.file(join(store.cache, "tmp", "old.spool"), 4096);
+    store.db.run("DELETE FROM image_ref WHERE reference = 'acme/lost:1'");
+    for (const table of ["config", "manifest_layer", "manifest"]) {
+      store.db.run(`DELETE FROM ${table} WHERE ${table === "manifest" ? "id" : "manifest_id"} = 2`);
+    }
+    const dry = await larder(store.home, "prune", "--unused", "--dry-run", "--format", "json");
+    const done = await larder(store.home, "prune", "--unused", "--format", "json");
+    for (const { code, stdout, stderr } of [dry, done]) {
+      expect(code).toBe(5);
+      const report = JSON.parse(stdout);
+      expect(outcome(report)).toEqual({ "acme/a:1": "keep unaccounted" });
+      expect(report.files.map(({ path }: { path: string }) => path)).toEqual([scratch]);
+      expect([report.references, report.manifests, report.layers]).toEqual([[], [], []]);
+      expect(report.unaccounted).toContain(store.metadataPath("acme/lost:1"));
+      expect(stderr).toContain("--sweep-unrecorded");
+      expect(stderr).not.toContain("evicted");
+    }
+    expect(existsSync(scratch)).toBe(false);
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect(existsSync(store.layerPath("acme/lost:1-layer"))).toBe(true);
+    const forced = await larderJson(store.home, ["prune", "--unused", "--sweep-unrecorded"]);
+    expect(forced.references).toEqual(["acme/a:1"]);
+    expect(existsSync(store.layerPath("acme/lost:1-layer"))).toBe(false);
+  });
+
+  test("exits 5 for a budget too, and claims to free nothing but tmp/", async () => {
+    using store = new Store();
+    store.file(store.layerPath("somebody's"), 40_960);
+    const { code, stdout } = await larder(store.home, "prune", "--max-size", "0", "--format", "json");
+    expect(code).toBe(5);
+    expect(JSON.parse(stdout).files).toEqual([]);
+    expect(existsSync(store.layerPath("somebody's"))).toBe(true);
+  });
+
+  test.each([[[]], [["--dry-run"]]])(
+    "exits 5 where a cache has files and no catalogue is there (%j)",
+    async (extra) => {
+      using folder = new TemporaryFolder();
+      const file = join(folder.path, "cache", "layers", "somebody's");
+      mkdirSync(join(folder.path, "cache", "layers"), { recursive: true });
+      writeFileSync(file, "x");
+      const { code, stdout, stderr } = await larder(folder.path, "prune", "--unused", ...extra);
+      expect([code, stdout]).toEqual([5, ""]);
+      expect(stderr).toContain(`to account for "${file}"`);
+      expect(existsSync(file)).toBe(true);
+    },
+  );
+
+  test.each<[string, string, (store: Store) => void]>([
+    [
+      "a sandbox cannot be read",
+      'sandbox "broken" cannot be read',
+      (store) => store.db.run("INSERT INTO sandbox (name, config, status) VALUES ('broken', '{', 'running')"),
+    ],
+    [
+      "a snapshot's row names no digest",
+      'snapshot "bad" cannot be read',
+      (store) => store.pinBySnapshot("bad", "sha256:short"),
+    ],
+    [
+      "a snapshot on disk cannot be read",
+      'snapshot "torn" cannot be read',
+      (store) => void store.file(join(store.home, "snapshots", "torn", "manifest.json"), "{"),
+    ],
+    [
+      "a newer msb's table may need an image",
+      'table "novelty" of a newer msb',
+      (store) => store.db.run("CREATE TABLE novelty (id integer, manifest_id integer REFERENCES manifest (id))"),
+    ],
+  ])("exits 5 and changes nothing while %s", async (_, message, damage) => {
+    using store = new Store();
+    fill(store);
+    damage(store);
+    const before = store.picture();
+    for (const extra of [[], ["--dry-run"], ["--sweep-unrecorded"]]) {
+      const { code, stdout, stderr } = await larder(store.home, "prune", "--unused", ...extra);
+      expect([code, stdout]).toEqual([5, ""]);
+      expect(stderr).toContain(message);
+      expect(stderr).toContain("nothing was deleted");
+    }
+    expect(store.picture()).toBe(before);
+  });
+});

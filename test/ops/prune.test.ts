@@ -1,0 +1,263 @@
+import { describe, expect, test } from "bun:test";
+import { existsSync, utimesSync } from "node:fs";
+import { FileLock } from "../../src/host/flock.ts";
+import type { Larder } from "../../src/larder.ts";
+import {
+  type CollectionPlan,
+  type CollectOptions,
+  collectRows,
+  type Leaving,
+  planCollection,
+} from "../../src/ops/collect.ts";
+import { PinWatch } from "../../src/ops/pins.ts";
+import { type PruneReport, prune } from "../../src/ops/prune.ts";
+import type { PrunePolicy } from "../../src/ops/prune-plan.ts";
+import { sweep } from "../../src/ops/sweep.ts";
+import { DAY, MINUTE, Store } from "./prune-store.ts";
+
+const OPTIONS: CollectOptions = { grace: 10 * MINUTE, sweepUnrecorded: false };
+
+async function pruneStore(store: Store, policy: Partial<PrunePolicy>): Promise<PruneReport> {
+  using home = store.open();
+  return await prune(home.larder, { ...OPTIONS, dryRun: false, policy: { keep: [], minAge: 10 * MINUTE, ...policy } });
+}
+
+/** The rows of every named image, as a prune hands them on when it takes them all. */
+function everyName(store: Store): Leaving[] {
+  const rows = store.db
+    .query<{ id: number; digest: string; name: number; reference: string; updatedAt: string }, []>(
+      `SELECT m.id AS id, m.digest AS digest, r.id AS name, r.reference AS reference, r.updated_at AS updatedAt
+       FROM manifest AS m
+       JOIN image_ref AS r ON r.manifest_id = m.id
+       ORDER BY m.id, r.id`,
+    )
+    .all();
+  return [...Map.groupBy(rows, ({ id }) => id)].map(([id, names]) => ({
+    id,
+    digest: names[0]!.digest,
+    drop: names.map(({ name, reference, updatedAt }) => ({ id: name, reference, updatedAt })),
+  }));
+}
+
+/** Plans to evict all, lets `meanwhile` happen as another process would, then applies the plan to rows and files. */
+async function applyAfter(store: Store, meanwhile: () => void) {
+  using home = store.open();
+  const { larder } = home;
+  const pins = new PinWatch(larder);
+  const plan = planCollection(larder, pins, OPTIONS, { evicted: everyName(store), spare: new Set() });
+  meanwhile();
+  const rows = await collectRows(larder, plan, pins, OPTIONS);
+  return { plan, rows, files: await sweep(larder, plan.targets, OPTIONS) };
+}
+
+describe("collectRows", () => {
+  test.each<[string, string, (store: Store, digest: string) => void]>([
+    ["sandbox that has booted", 'sandbox "web"', (store, digest) => store.pinBySandbox("web", digest)],
+    ["sandbox that is about to boot", 'sandbox "web"', (store, digest) => store.pinByConfig("web", digest)],
+    ["snapshot", 'snapshot "web"', (store, digest) => store.pinBySnapshot("web", digest)],
+  ])("leaves an image that a %s has got since the plan, with all its files", async (_, pin, add) => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1", "acme/a:2"], layers: { base: 8192, a: 4096 } });
+    store.image({ names: ["acme/b:1"], layers: { base: 8192, b: 4096 } });
+    const { plan, rows, files } = await applyAfter(store, () => add(store, a));
+    expect(plan.manifests).toHaveLength(2);
+    expect(rows.spared).toEqual([{ digest: a, reason: `in use by ${pin} since the plan was made` }]);
+    expect(rows.references).toEqual(["acme/b:1"]);
+    expect(store.references()).toEqual(["acme/a:1", "acme/a:2"]);
+    const kept = [
+      ...[store.layerPath("base"), store.layerPath("a"), store.fsmetaPath(a), store.vmdkPath(a)],
+      ...[store.metadataPath("acme/a:1"), store.metadataPath("acme/a:2")],
+    ];
+    for (const path of kept) expect([path, existsSync(path)]).toEqual([path, true]);
+    expect(files.skipped.map(({ path }) => path).sort()).toEqual(kept.sort());
+    expect(existsSync(store.layerPath("b"))).toBe(false);
+  });
+
+  test("leaves an image whose name was used again since the plan, and says so", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
+    store.image({ names: ["acme/b:1"], layers: { b: 4096 } });
+    const { rows } = await applyAfter(store, () => {
+      store.db.query("UPDATE image_ref SET updated_at = ? WHERE reference = 'acme/a:1'").run(store.ago(0));
+    });
+    expect(rows.spared).toEqual([{ digest: a, reason: "used since the plan was made" }]);
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect(existsSync(store.layerPath("a"))).toBe(true);
+  });
+
+  test("leaves both names of an image when one of them was used again", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1", "acme/a:2"], layers: { a: 4096 } });
+    await applyAfter(store, () => {
+      store.db.query("UPDATE image_ref SET updated_at = ? WHERE reference = 'acme/a:2'").run(store.ago(0));
+    });
+    expect(store.references()).toEqual(["acme/a:1", "acme/a:2"]);
+  });
+
+  test("does not drop a name that has moved to another image since the plan", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
+    const { rows } = await applyAfter(store, () => {
+      store.image({ seed: "new", layers: { n: 4096 }, used: 0 });
+      store.db.run("UPDATE image_ref SET manifest_id = 2");
+    });
+    expect(rows.references).toEqual([]);
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect(existsSync(store.metadataPath("acme/a:1"))).toBe(true);
+    // What it named before is free, and goes.
+    expect(existsSync(store.layerPath("a"))).toBe(false);
+    expect(existsSync(store.layerPath("n"))).toBe(true);
+  });
+
+  test("keeps an image that has got another name since the plan", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
+    const { rows } = await applyAfter(store, () => store.alias(a, "acme/a:new", 0));
+    expect(rows.manifests).toEqual([]);
+    expect(store.references()).toEqual(["acme/a:new"]);
+    for (const path of [store.layerPath("a"), store.vmdkPath(a), store.metadataPath("acme/a:new")]) {
+      expect(existsSync(path)).toBe(true);
+    }
+  });
+
+  test("keeps the layers that a new image has claimed since the plan", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { base: 8192, a: 4096 } });
+    const { rows } = await applyAfter(store, () => {
+      store.image({ names: ["acme/b:1"], layers: { base: 8192, b: 4096 }, filesAge: 0 });
+    });
+    expect(rows.references).toEqual(["acme/a:1"]);
+    expect(existsSync(store.layerPath("base"))).toBe(true);
+    expect(existsSync(store.layerPath("a"))).toBe(false);
+    expect(store.count("layer")).toBe(2);
+  });
+
+  test("refuses to go on when what is in use can no longer be told", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    const applied = applyAfter(store, () => {
+      store.db.run("INSERT INTO sandbox (name, config, status) VALUES ('broken', '{', 'running')");
+    });
+    await expect(applied).rejects.toMatchObject({ code: "damaged" });
+    expect(store.references()).toEqual(["acme/a:1"]);
+  });
+
+  test("notices a pin that comes between two of its transactions", async () => {
+    using store = new Store();
+    const digests = Array.from({ length: 501 }, (_, i) =>
+      store.image({ names: [`acme/i${i}:1`], layers: { base: 4096 }, bare: true }),
+    );
+    using home = store.open();
+    const { larder } = home;
+    const pins = new PinWatch(larder);
+    const plan = planCollection(larder, pins, OPTIONS, { evicted: everyName(store), spare: new Set() });
+    const applied = collectRows(larder, plan, pins, OPTIONS);
+    // The first transaction is done by now, and the next waits for the event loop.
+    expect(store.count("manifest")).toBeLessThan(501);
+    store.pinByConfig("web", digests.at(-1)!);
+    const rows = await applied;
+    expect(rows.spared.map(({ digest }) => digest)).toEqual([digests.at(-1)!]);
+    expect(store.references()).toEqual(["acme/i500:1"]);
+    expect(store.count("layer")).toBe(1);
+  });
+
+  test("stops between two transactions when it is told to", async () => {
+    using store = new Store();
+    for (let i = 0; i < 501; i++) store.image({ names: [`acme/i${i}:1`], layers: { base: 4096 }, bare: true });
+    using home = store.open();
+    const { larder } = home;
+    const pins = new PinWatch(larder);
+    const plan: CollectionPlan = planCollection(larder, pins, OPTIONS, { evicted: everyName(store), spare: new Set() });
+    let asked = 0;
+    const rows = await collectRows(larder, plan, pins, { ...OPTIONS, stopped: () => asked++ > 0 });
+    expect([rows.references.length, store.count("manifest")]).toEqual([
+      501 - store.count("image_ref"),
+      501 - rows.manifests.length,
+    ]);
+    expect(store.count("image_ref")).toBeGreaterThan(0);
+    expect(rows.references.length).toBeGreaterThan(0);
+  });
+});
+
+describe("prune", () => {
+  test("leaves an image that is pinned while it measures the disk", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
+    store.image({ names: ["acme/b:1"], layers: { b: 4096 } });
+    using home = store.open();
+    let asked = 0;
+    // The clock is asked between the reading of rows and their change: another process acts at that moment.
+    const now = () => {
+      if (asked++ === 1) store.pinByConfig("web", a);
+      return Date.now();
+    };
+    const larder: Larder = { ...home.larder, now };
+    const policy = { keep: [], minAge: 10 * MINUTE, unused: true };
+    const report = await prune(larder, { ...OPTIONS, dryRun: false, policy });
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect(existsSync(store.layerPath("a"))).toBe(true);
+    expect(report.references).toEqual(["acme/b:1"]);
+    expect(report.spared).toEqual([{ digest: a, reason: 'in use by sandbox "web" since the plan was made' }]);
+  });
+
+  test.each<[string, (store: Store, digest: string) => string]>([
+    ["a layer", (store) => `${store.layerPath("own")}.lock`],
+    ["the fsmeta file", (store, digest) => `${store.fsmetaPath(digest)}.lock`],
+    ["the metadata file", (store) => store.metadataPath("acme/a:1").replace(/json$/, "lock")],
+  ])("keeps an image while a pull holds the lock of %s", async (_, lockOf) => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { own: 4096 } });
+    store.image({ names: ["acme/b:1"], layers: { b: 4096 } });
+    // A pull holds its metadata lock from start to end, whichever other lock it takes.
+    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    const path = lockOf(store, a);
+    using _lock = FileLock.take(store.file(path, 0))!;
+    const report = await pruneStore(store, { unused: true });
+    const [first, second] = report.decisions;
+    expect([first!.action, first!.cause, first!.reason]).toEqual(["keep", "locked", `a pull holds "${path}"`]);
+    expect([second!.action, second!.cause]).toEqual(["evict", "unused"]);
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect(existsSync(store.layerPath("own"))).toBe(true);
+    // Its rows are gone, and its artifacts wait for the pull to end.
+    expect(existsSync(store.layerPath("b"))).toBe(true);
+    expect(report.skipped.map(({ path }) => path)).toContain(store.layerPath("b"));
+  });
+
+  test("keeps an image whose metadata file the running work may just have written", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
+    const now = Date.now() / 1000;
+    utimesSync(store.metadataPath("acme/a:1"), now, now);
+    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    const report = await pruneStore(store, { unused: true });
+    expect(report.decisions[0]!.cause).toBe("locked");
+    expect(store.references()).toEqual(["acme/a:1"]);
+  });
+
+  test("takes an image whose lock files nobody holds", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
+    const locks = [`${store.layerPath("a")}.lock`, `${store.fsmetaPath(a)}.lock`];
+    for (const lock of locks) store.file(lock, 0);
+    await pruneStore(store, { unused: true });
+    expect(store.references()).toEqual([]);
+    expect(existsSync(store.layerPath("a"))).toBe(false);
+    // Lock files are never unlinked.
+    for (const lock of locks) expect(existsSync(lock)).toBe(true);
+  });
+
+  test("says when each image was last used", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], used: 3 * DAY });
+    const report = await pruneStore(store, { olderThan: 30 * DAY });
+    expect(Date.now() - Date.parse(report.decisions[0]!.last_used_at!)).toBeCloseTo(3 * DAY, -5);
+  });
+
+  test("counts the blocks of a sparse flat blob for a budget, and not its length", async () => {
+    using store = new Store();
+    store.flat("one", [store.image({ names: ["acme/a:1"] })]);
+    const report = await pruneStore(store, { maxSize: 1024 * 1024 });
+    expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0 });
+    expect(store.references()).toEqual(["acme/a:1"]);
+  });
+});
