@@ -1,5 +1,12 @@
 import { basename, dirname, join } from "node:path";
-import { type ArtifactFault, examineErofs, examineErofsDeep, examineKind, readExtents } from "../../cache/artifact.ts";
+import {
+  type ArtifactFault,
+  examineErofs,
+  examineErofsDeep,
+  examineKind,
+  isRejected,
+  readExtents,
+} from "../../cache/artifact.ts";
 import { measure } from "../../cache/file.ts";
 import { readFlatRef } from "../../cache/flat.ts";
 import { hashFile } from "../../cache/hash.ts";
@@ -38,13 +45,11 @@ export function* checkArtifacts(larder: Larder, deep: boolean, progress?: Progre
 }
 
 function faultOf(file: CacheFile, subject: string, fault: ArtifactFault): Problem {
-  // Nothing is lost with what msb would reject; a folder may hold anything, and a checksum msb does not look at.
-  const isDiscardable = fault === "empty" || fault === "misaligned" || fault === "not-erofs" || fault === "is-link";
   return problem(
     `artifact-${fault}`,
     subject,
     `"${file.path}" ${FAULTS[fault]}`,
-    isDiscardable ? { kind: "discard", file } : undefined,
+    isRejected(fault) ? { kind: "discard", file } : undefined,
   );
 }
 
@@ -53,6 +58,7 @@ const FAULTS: Record<ArtifactFault, string> = {
   empty: "is empty",
   misaligned: "is no whole number of 4 KiB blocks",
   "not-erofs": "is not an EROFS image with a root folder",
+  truncated: "is shorter than its superblock says",
   "is-folder": "is a folder",
   "is-link": "is a link",
   "not-a-file": "is not a regular file",

@@ -1,6 +1,6 @@
 import { closeSync, fsyncSync, openSync, renameSync, writeSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { examineErofs, readExtents, rewriteExtents } from "../../cache/artifact.ts";
+import { examineErofs, isRejected, readExtents, rewriteExtents } from "../../cache/artifact.ts";
 import { isTarget, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
 import type { CacheFile } from "../../cache/paths.ts";
@@ -109,7 +109,7 @@ async function discard(
   const pinned = pinnedFiles(larder);
   const stillFaulty = (file: CacheFile) => {
     if (pinned.has(file.path)) return "a sandbox or snapshot needs it";
-    const isFaulty = file.kind === "vmdk" ? readExtents(file.path).length === 0 : examineErofs(file.path) !== undefined;
+    const isFaulty = file.kind === "vmdk" ? readExtents(file.path).length === 0 : isRejected(examineErofs(file.path));
     return isFaulty ? undefined : "it is sound by now";
   };
   await sweepProblems(larder, mine, (mend) => target((mend as MendOf<"discard">).file), options, outcomes, stillFaulty);
