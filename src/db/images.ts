@@ -107,7 +107,7 @@ function selectByReferences(db: Database, references: string[]): ImageRow[] {
 function parseImage(row: Row): ImageRow {
   const read = new RowReader(row);
   const digest = read.text("digest");
-  if (digest === null && row.reference !== null) read.damaged("manifest", "is missing");
+  if (row.manifest_id === null) read.damaged("manifest", "is missing");
   return {
     id: read.count("id"),
     reference: read.text("reference"),

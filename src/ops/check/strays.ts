@@ -4,9 +4,14 @@ import type { Larder } from "../../larder.ts";
 import { findStrays, findUnrecorded } from "../strays.ts";
 import { type Problem, problem } from "./problem.ts";
 
-/** Names what no row accounts for; a metadata file that can be read is kept, since its name cannot be turned back. */
-export function* checkStrays(larder: Larder, grace: number): Generator<Problem> {
-  const { targets, skipped } = findStrays(larder, grace);
+/**
+ * Names what no row accounts for; a metadata file that can be read is kept, since its name cannot be turned back.
+ * What is `rebuilt` will have its row again.
+ */
+export function* checkStrays(larder: Larder, grace: number, rebuilt: ReadonlySet<string>): Generator<Problem> {
+  const strays = findStrays(larder, grace);
+  const targets = strays.targets.filter(({ path }) => !rebuilt.has(path));
+  const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path));
   // While the catalogue does not account for its cache only scratch may go (design rule 2a).
   const isAccounted = targets.length === 0 || findUnrecorded(larder, grace) === undefined;
   for (const target of targets) {
