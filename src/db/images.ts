@@ -159,6 +159,19 @@ export function upsertReference(db: Database, reference: string, manifestId: num
   ).run(reference, manifestId, time);
 }
 
+/** The manifest row that a reference names and that does not exist, or null. */
+export function danglingManifest(db: Database, reference: string): number | null {
+  const row = db
+    .query<{ manifest_id: bigint }, [string]>(
+      `SELECT manifest_id
+       FROM image_ref
+       WHERE reference = ?
+         AND NOT EXISTS (SELECT 1 FROM manifest WHERE manifest.id = image_ref.manifest_id)`,
+    )
+    .get(reference);
+  return row && Number(row.manifest_id);
+}
+
 /** Points a reference at a manifest if the one that it points at does not exist; its times stay. */
 export function repointDangling(db: Database, reference: string, manifestId: number): void {
   db.query(

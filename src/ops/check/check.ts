@@ -25,13 +25,17 @@ export function check(larder: Larder, { deep, grace, progress }: CheckOptions): 
   if (isCorrupt(database)) return database;
   const pins = new PinWatch(larder).read();
   const images = readTransaction(larder.db, () => [...checkRows(larder.db), ...checkImages(larder, deep)]);
+  const artifacts = [...checkArtifacts(larder, pins, deep, progress)];
+  // Which blob such a ref means cannot be told: it may be any.
+  const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable");
+  const strays = checkStrays(larder, { grace, keepsBlobs, rebuilt: filesRebuilt(larder, images) });
   const problems = new Map<string, Problem>();
   for (const each of [
     ...database,
     ...pins.unreadable.map((trouble) => problem("pin-unreadable", "pins", trouble)),
     ...images,
-    ...checkArtifacts(larder, pins, deep, progress),
-    ...checkStrays(larder, grace, filesRebuilt(larder, images)),
+    ...artifacts,
+    ...strays,
   ]) {
     // A layer that a hundred images share has one fault.
     if (!problems.has(identify(each))) problems.set(identify(each), each);

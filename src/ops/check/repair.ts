@@ -4,7 +4,7 @@ import { examineErofs, isRejected, readExtents, rewriteExtents } from "../../cac
 import { isTarget, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
 import type { CacheFile } from "../../cache/paths.ts";
-import { findImages, repointDangling } from "../../db/images.ts";
+import { danglingManifest, findImages, repointDangling } from "../../db/images.ts";
 import { setErofsSize } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import { writeTransaction } from "../../db/write.ts";
@@ -73,7 +73,9 @@ function rebuild(larder: Larder, mends: MendOf<"rebuild">[]): void {
     writeTransaction(larder.db, () => {
       for (const { reference, metadata } of batch) {
         if (!isStillNamed(larder, reference, metadata)) continue;
-        repointDangling(larder.db, reference, recordImage(larder.db, metadata, sizes, now, false));
+        // Under its old id, by which a sandbox that runs it still pins it.
+        const lost = danglingManifest(larder.db, reference);
+        repointDangling(larder.db, reference, recordImage(larder.db, metadata, sizes, now, false, lost));
       }
     });
   }
