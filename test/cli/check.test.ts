@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { EXECUTABLE } from "../../build.ts";
 import { FileLock } from "../../src/host/flock.ts";
-import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
+import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { IMAGES, SoundHome } from "../sound.ts";
 import { hasTool } from "../tools.ts";
+import { onTerminal } from "./pty.ts";
 
 const ONE = IMAGES.one.manifest.digest;
 const TWO = IMAGES.two.manifest.digest;
@@ -324,31 +324,34 @@ describe("larder check --repair", () => {
   });
 });
 
-describe.skipIf(!hasTool("strace") || !hasTool("python3"))("larder check --deep's progress", () => {
-  // The bar is drawn after a second: the open of one layer is made to take longer.
+describe.skipIf(!hasTool("strace"))("larder check --deep's progress", () => {
+  // The bar is drawn after a second: the opening of one layer is made to take longer.
   const slow = (home: SoundHome) => [
-    ...["strace", "-f", "-qq", "-o", "/dev/null", "-P", home.layer(OWN)],
+    ...[Bun.which("strace")!, "-f", "-qq", "-o", "/dev/null", "-P", home.layer(OWN)],
     ...["-e", "trace=openat,open", "-e", "inject=openat,open:delay_enter=600000"],
   ];
-  // python's pty gives the command a terminal on all three of its standard files.
-  const PTY = "import pty,sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
 
   test("is drawn on a terminal, and gone at the end", async () => {
-    const child = Bun.spawn(
-      ["python3", "-c", PTY, ...slow(sound), EXECUTABLE, "check", "--deep", "--home", sound.path],
-      { stdin: "ignore", stdout: "pipe", stderr: "pipe", env: { PATH: process.env.PATH ?? "" } },
-    );
-    const [code, shown] = await Promise.all([child.exited, child.stdout.text()]);
+    const { code, screen } = await onTerminal(["check", "--deep", "--home", sound.path], { under: slow(sound) });
     expect(code).toBe(0);
-    expect(shown).toMatch(/\rchecked [█░]{30} \d\/7/);
-    expect(shown.lastIndexOf("\r\u001b[K")).toBeGreaterThan(shown.lastIndexOf("checked "));
-    expect(shown).toContain("0 damaged, 0 notes");
+    expect(screen).toMatch(/\rchecked [█░]{30} \d\/7/);
+    expect(screen.lastIndexOf("\r\u001b[K")).toBeGreaterThan(screen.lastIndexOf("checked "));
+    expect(screen).toContain("0 damaged, 0 notes");
   });
 
-  test("is not drawn into a pipe", async () => {
-    const { code, stdout, stderr } = await run(["check", "--deep", "--home", sound.path], { under: slow(sound) });
-    expect(code).toBe(0);
-    expect(stdout).toBe("0 damaged, 0 notes\n");
-    expect(stderr).toBe(`database ${sound.database}, cache ${sound.cache}\n`);
+  test("is not drawn where standard error is no terminal", async () => {
+    using folder = new TemporaryFolder();
+    const errors = join(folder.path, "errors");
+    const { code, screen } = await onTerminal(["check", "--deep", "--home", sound.path], {
+      under: slow(sound),
+      wiring: `2>${errors}`,
+    });
+    expect({ code, screen }).toEqual({ code: 0, screen: "0 damaged, 0 notes\n" });
+    expect(readFileSync(errors, "utf8")).toBe(`database ${sound.database}, cache ${sound.cache}\n`);
+  });
+
+  test("is not drawn without --deep", async () => {
+    const { screen } = await onTerminal(["check", "--home", sound.path], { under: slow(sound) });
+    expect(screen).not.toContain("checked");
   });
 });
