@@ -1,5 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { appendFileSync, mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { resolveHome } from "../../src/home.ts";
 import { closeLarder, type Larder, openToRead, openToWrite } from "../../src/larder.ts";
@@ -750,6 +759,21 @@ describe("repair", () => {
     expect(lost).toEqual([...(gone ?? [])].sort());
     await mend(home);
     expect({ rows: home.rows(), files: home.files() }).toEqual(once);
+  });
+
+  test.each([
+    ["is removed", 0],
+    ["was cut short", 8192],
+  ])("records no size of an artifact that %s", async (_, length) => {
+    using home = sound.copy();
+    const whole = statSync(home.layer(OWN)).size;
+    truncateSync(home.layer(OWN), length);
+    // Wrong as well, so that the image's rows are written anew.
+    home.sql("UPDATE manifest SET layer_count = 9");
+    await mend(home);
+    const layers = home.rows().layer as { diff_id: string; erofs_size_bytes: number }[];
+    expect(layers.find(({ diff_id }) => diff_id === OWN)?.erofs_size_bytes).toBe(whole);
+    expect(home.facts()).toEqual(sound.facts());
   });
 
   test("points a disk at its files as msb wrote it, and leaves nothing beside it", async () => {
