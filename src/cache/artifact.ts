@@ -1,12 +1,14 @@
 import { readSync, type Stats } from "node:fs";
+import { LarderError } from "../error.ts";
 import { measure, openRegular, readRegular } from "./file.ts";
 
-/** Why msb would not use an artifact. */
+/** What is wrong with an artifact. */
 export type ArtifactFault =
   | "missing"
   | "empty"
   | "misaligned"
   | "not-erofs"
+  | "truncated"
   | "is-folder"
   | "is-link"
   | "not-a-file"
@@ -21,14 +23,28 @@ const INODE_SLOT = 32;
 const DIRECTORY = 0o040000;
 const FORMAT_MASK = 0o170000;
 
-/** Looks an EROFS artifact over as msb 0.6 and later do: its length, its superblock and its root folder. */
+/**
+ * Whether msb would reject an artifact with this fault, and make it anew. A folder it rejects too, but that may hold
+ * anything; a short file and a wrong checksum it does not see.
+ */
+export function isRejected(fault: ArtifactFault | undefined): boolean {
+  return fault === "empty" || fault === "misaligned" || fault === "not-erofs" || fault === "is-link";
+}
+
+/**
+ * Looks an EROFS artifact over as msb 0.6 and later do: its length, its superblock and its root folder; and whether
+ * all the blocks are there that the superblock counts, which msb does not ask.
+ */
 export function examineErofs(path: string): ArtifactFault | undefined {
   const stat = measure(path);
   const fault = examineKind(stat);
   if (fault || !stat) return fault;
   if (stat.size === 0) return "empty";
   if (stat.size % BLOCK !== 0) return "misaligned";
-  return openRegular(path, (fd) => (hasRoot(fd, stat.size) ? undefined : "not-erofs"));
+  return openRegular(path, (fd) => {
+    if (!hasRoot(fd, stat.size)) return "not-erofs";
+    return stat.size < countBlocks(fd) * BLOCK ? "truncated" : undefined;
+  });
 }
 
 /** The same, and the superblock's checksum where it carries one, which msb does not verify. */
@@ -50,6 +66,10 @@ function hasRoot(fd: number, size: number): boolean {
   const root = superblock.readUInt32LE(0x28) * BLOCK + superblock.readUInt16LE(0x0e) * INODE_SLOT;
   if (root + 64 > size) return false;
   return (read(fd, root, 64).readUInt16LE(4) & FORMAT_MASK) === DIRECTORY;
+}
+
+function countBlocks(fd: number): number {
+  return read(fd, SUPERBLOCK, 128).readUInt32LE(0x24);
 }
 
 function hasChecksum(fd: number): boolean {
@@ -86,13 +106,22 @@ export interface Extent {
 
 const EXTENT = /^RW (\d+) FLAT "([^"\n]*)" (\d+)$/gm;
 
-/** The extents of a VMDK descriptor, in order; none where nothing can be read. Throws `invalid` for a link. */
+/** The extents of a VMDK descriptor, in order; none where the file is gone, or is no text or no regular file. */
 export function readExtents(path: string): Extent[] {
-  return [...(readRegular(path) ?? "").matchAll(EXTENT)].map(([, sectors, path, offset]) => ({
+  return [...readDescriptor(path).matchAll(EXTENT)].map(([, sectors, path, offset]) => ({
     sectors: Number(sectors),
     path: path!,
     offset: Number(offset),
   }));
+}
+
+function readDescriptor(path: string): string {
+  try {
+    return readRegular(path) ?? "";
+  } catch (error) {
+    if (error instanceof LarderError && error.code === "invalid") return "";
+    throw error;
+  }
 }
 
 /** The text of a VMDK descriptor with every extent's path changed; all else stays as msb wrote it. */

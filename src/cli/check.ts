@@ -36,8 +36,7 @@ export default defineCommand({
       dryRun: flags["dry-run"],
       grace,
       ...(bar && { progress: bar.show }),
-    });
-    bar?.end();
+    }).finally(() => bar?.end());
     if (!report) {
       say(`Nothing to check (there is no catalogue at "${where.database}")`);
       return 0;

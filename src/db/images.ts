@@ -107,7 +107,7 @@ function selectByReferences(db: Database, references: string[]): ImageRow[] {
 function parseImage(row: Row): ImageRow {
   const read = new RowReader(row);
   const digest = read.text("digest");
-  if (digest === null && row.reference !== null) read.damaged("manifest", "is missing");
+  if (row.manifest_id === null) read.damaged("manifest", "is missing");
   return {
     id: read.count("id"),
     reference: read.text("reference"),
@@ -157,6 +157,19 @@ export function upsertReference(db: Database, reference: string, manifestId: num
      SET manifest_id = excluded.manifest_id,
          updated_at = excluded.updated_at`,
   ).run(reference, manifestId, time);
+}
+
+/** The manifest row that a reference names and that does not exist, or null. */
+export function danglingManifest(db: Database, reference: string): number | null {
+  const row = db
+    .query<{ manifest_id: bigint }, [string]>(
+      `SELECT manifest_id
+       FROM image_ref
+       WHERE reference = ?
+         AND NOT EXISTS (SELECT 1 FROM manifest WHERE manifest.id = image_ref.manifest_id)`,
+    )
+    .get(reference);
+  return row && Number(row.manifest_id);
 }
 
 /** Points a reference at a manifest if the one that it points at does not exist; its times stay. */

@@ -21,7 +21,7 @@ interface StoredManifest extends Platform {
 
 /**
  * Puts a manifest on record and returns its row id. One on record already is updated in place, so its id stays;
- * `platform` undefined keeps what the row says, or takes `host` for a new row.
+ * `platform` undefined keeps what the row says, or takes `host` for a new row. A new row gets `newId`, if that is given.
  */
 export function upsertManifest(
   db: Database,
@@ -30,6 +30,7 @@ export function upsertManifest(
   platform: Platform | undefined,
   host: Platform,
   now: number,
+  newId: number | null = null,
 ): number {
   const stored = db
     .query<StoredManifest, [string]>(
@@ -47,12 +48,16 @@ export function upsertManifest(
   if (!stored) {
     const { architecture, os, variant } = platform ?? host;
     const { id } = db
-      .query<{ id: bigint }, [string, string, string | null, string | null, string | null, number, bigint, string]>(
-        `INSERT INTO manifest (digest, config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+      .query<
+        { id: bigint },
+        [number | null, string, string, string | null, string | null, string | null, number, bigint, string]
+      >(
+        `INSERT INTO manifest (id, digest, config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
          RETURNING id`,
       )
       .get(
+        newId,
         digest,
         fields.configDigest,
         architecture,

@@ -63,7 +63,8 @@ function persistOne({ db }: Larder, { reference, metadata }: Entry, sizes: Map<D
 
 /**
  * Writes an image's rows inside the caller's transaction, and returns its manifest's row id. `sizes` are the lengths
- * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`.
+ * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`. A manifest
+ * row that has to be made gets `newId`, if that is given.
  */
 export function recordImage(
   db: Database,
@@ -71,6 +72,7 @@ export function recordImage(
   sizes: Map<Digest, number>,
   now: number,
   isUse: boolean,
+  newId: number | null = null,
 ): number {
   const { layers } = metadata;
   const fields = {
@@ -78,7 +80,7 @@ export function recordImage(
     layerCount: layers.length,
     totalSizeBytes: totalSize(metadata),
   };
-  const manifestId = upsertManifest(db, metadata.manifest_digest, fields, platformOf(metadata), HOST, now);
+  const manifestId = upsertManifest(db, metadata.manifest_digest, fields, platformOf(metadata), HOST, now, newId);
   upsertConfig(db, manifestId, metadata.config_digest, metadata.config, now);
   const layerIds = layers.map((layer) => upsertLayer(db, layer, sizes.get(layer.diff_id), now, isUse));
   setJunctions(db, manifestId, layerIds);

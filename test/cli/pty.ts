@@ -9,14 +9,20 @@ export interface Shown {
 /**
  * Runs the executable with standard output on a terminal, and with standard error there as well or in a file.
  * `wiring` is what a shell does with the rest: `2>FILE`, or `>FILE` to leave only standard error on the terminal.
+ * `under` is a command that runs the executable.
  */
 export async function onTerminal(
   args: string[],
-  { wiring = "", env = {}, columns = 80 }: { wiring?: string; env?: Record<string, string>; columns?: number } = {},
+  {
+    wiring = "",
+    env = {},
+    columns = 80,
+    under = [],
+  }: { wiring?: string; env?: Record<string, string>; columns?: number; under?: string[] } = {},
 ): Promise<Shown> {
   const chunks: Uint8Array[] = [];
   const ended = Promise.withResolvers<void>();
-  const child = Bun.spawn(["sh", "-c", `exec "$@" ${wiring}`, "sh", EXECUTABLE, ...args], {
+  const child = Bun.spawn(["sh", "-c", `exec "$@" ${wiring}`, "sh", ...under, EXECUTABLE, ...args], {
     env: { TZ: "UTC", ...env },
     terminal: {
       cols: columns,

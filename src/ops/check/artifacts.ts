@@ -1,10 +1,19 @@
 import { basename, dirname, join } from "node:path";
-import { type ArtifactFault, examineErofs, examineErofsDeep, examineKind, readExtents } from "../../cache/artifact.ts";
+import {
+  type ArtifactFault,
+  type Extent,
+  examineErofs,
+  examineErofsDeep,
+  examineKind,
+  isRejected,
+  readExtents,
+} from "../../cache/artifact.ts";
 import { measure } from "../../cache/file.ts";
 import { readFlatRef } from "../../cache/flat.ts";
 import { hashFile } from "../../cache/hash.ts";
 import type { CacheFile } from "../../cache/paths.ts";
 import { listErofsSizes } from "../../db/layers.ts";
+import type { Pins } from "../../db/pins.ts";
 import { listUsage, type ManifestUsage } from "../../db/usage.ts";
 import type { Larder } from "../../larder.ts";
 import { type Digest, isDigest } from "../../oci/digest.ts";
@@ -14,10 +23,12 @@ import { type Problem, problem } from "./problem.ts";
 export type Progress = (done: number, total: number) => void;
 
 /** Checks the files that rows need: layers, merged trees, disks and flat roots. */
-export function* checkArtifacts(larder: Larder, deep: boolean, progress?: Progress): Generator<Problem> {
+export function* checkArtifacts(larder: Larder, pins: Pins, deep: boolean, progress?: Progress): Generator<Problem> {
   const { cache, db } = larder;
   const manifests = listUsage(db).filter(({ digest }) => isDigest(digest));
-  const pulled = manifests.filter(({ names }) => names.length > 0);
+  // An untagged image that nothing pins is only waiting for gc.
+  const pulled = manifests.filter(({ names, digest }) => names.length > 0 || pins.byDigest.has(digest));
+  const pinned = pinnedFiles(larder, pins);
   const layers = new Set(manifests.flatMap(({ layers }) => layers.map(({ diffId }) => diffId)).filter(isDigest));
   const faulty = new Set<string>();
   let done = 0;
@@ -26,25 +37,33 @@ export function* checkArtifacts(larder: Larder, deep: boolean, progress?: Progre
     const fault = deep ? examineErofsDeep(file.path) : examineErofs(file.path);
     if (fault) {
       faulty.add(file.path);
-      yield faultOf(file, `layer ${diffId}`, fault);
+      yield faultOf(file, `layer ${diffId}`, fault, pinned);
     }
     progress?.(++done, layers.size + pulled.length);
   }
   yield* checkSizes(larder, faulty);
   for (const manifest of pulled) {
-    yield* checkManifestFiles(larder, manifest, deep);
+    yield* checkManifestFiles(larder, manifest, deep, pinned);
     progress?.(++done, layers.size + pulled.length);
   }
 }
 
-function faultOf(file: CacheFile, subject: string, fault: ArtifactFault): Problem {
-  // Nothing is lost with what msb would reject; a folder may hold anything, and a checksum msb does not look at.
-  const isDiscardable = fault === "empty" || fault === "misaligned" || fault === "not-erofs" || fault === "is-link";
+/** The files that a pinned image needs. They are left to msb: a running VM may have them open. */
+export function pinnedFiles({ cache, db }: Larder, { byDigest, unreadable }: Pins): ReadonlySet<string> {
+  const pinned = listUsage(db).filter(({ digest }) => byDigest.has(digest) || unreadable.length > 0);
+  const files = pinned.flatMap(({ digest, layers }) => [
+    ...(isDigest(digest) ? [cache.vmdk(digest), cache.fsmeta(digest)] : []),
+    ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),
+  ]);
+  return new Set(files.map(({ path }) => path));
+}
+
+function faultOf(file: CacheFile, subject: string, fault: ArtifactFault, pinned: ReadonlySet<string>): Problem {
   return problem(
     `artifact-${fault}`,
     subject,
     `"${file.path}" ${FAULTS[fault]}`,
-    isDiscardable ? { kind: "discard", file } : undefined,
+    isRejected(fault) && !pinned.has(file.path) ? { kind: "discard", file } : undefined,
   );
 }
 
@@ -53,6 +72,7 @@ const FAULTS: Record<ArtifactFault, string> = {
   empty: "is empty",
   misaligned: "is no whole number of 4 KiB blocks",
   "not-erofs": "is not an EROFS image with a root folder",
+  truncated: "is shorter than its superblock says",
   "is-folder": "is a folder",
   "is-link": "is a link",
   "not-a-file": "is not a regular file",
@@ -79,7 +99,12 @@ function* checkSizes({ db, cache }: Larder, faulty: ReadonlySet<string>): Genera
   }
 }
 
-function* checkManifestFiles(larder: Larder, { digest, names }: ManifestUsage, deep: boolean): Generator<Problem> {
+function* checkManifestFiles(
+  larder: Larder,
+  { digest, names }: ManifestUsage,
+  deep: boolean,
+  pinned: ReadonlySet<string>,
+): Generator<Problem> {
   const { cache } = larder;
   const subject = names[0]?.reference ?? digest;
   const ref = cache.flatRef(digest as Digest);
@@ -87,39 +112,49 @@ function* checkManifestFiles(larder: Larder, { digest, names }: ManifestUsage, d
   const fsmeta = cache.fsmeta(digest as Digest);
   const fault = deep ? examineErofsDeep(fsmeta.path) : examineErofs(fsmeta.path);
   // An image that was materialized flat needs no merged tree and no disk.
-  if (fault && !(fault === "missing" && isFlat)) yield faultOf(fsmeta, subject, fault);
-  yield* checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat);
+  if (fault && !(fault === "missing" && isFlat)) yield faultOf(fsmeta, subject, fault, pinned);
+  yield* checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat, pinned);
   if (isFlat) yield* checkFlat(larder, ref, subject, deep);
 }
 
-function* checkVmdk(larder: Larder, file: CacheFile, subject: string, isFlat: boolean): Generator<Problem> {
+function* checkVmdk(
+  larder: Larder,
+  file: CacheFile,
+  subject: string,
+  isFlat: boolean,
+  pinned: ReadonlySet<string>,
+): Generator<Problem> {
   const fault = examineKind(measure(file.path));
   if (fault) {
-    if (!(fault === "missing" && isFlat)) yield faultOf(file, subject, fault);
+    if (!(fault === "missing" && isFlat)) yield faultOf(file, subject, fault, pinned);
     return;
   }
   const extents = readExtents(file.path);
   if (extents.length === 0) {
-    yield problem("vmdk-unreadable", subject, `"${file.path}" names no extent`, { kind: "discard", file });
+    const mend = pinned.has(file.path) ? undefined : ({ kind: "discard", file } as const);
+    yield problem("vmdk-unreadable", subject, `"${file.path}" names no extent`, mend);
     return;
   }
   const missing = extents.find(({ path }) => !measure(path)?.isFile());
   const strange = extents.find(({ path }) => path !== relocated(larder, path));
   if (strange) {
-    // Only if every file lies in this cache now can the disk be pointed at them.
-    const canMove = extents.every(
-      ({ path }) => measure(relocated(larder, path) ?? path)?.isFile() && relocated(larder, path) !== undefined,
-    );
-    yield problem(
-      "vmdk-mislocated",
-      subject,
-      `"${file.path}" names "${strange.path}"`,
-      canMove ? { kind: "relocate", file } : undefined,
-    );
+    const mend = canRelocate(larder, extents) ? ({ kind: "relocate", file } as const) : undefined;
+    yield problem("vmdk-mislocated", subject, `"${file.path}" names "${strange.path}"`, mend);
   } else if (missing) {
     yield problem("vmdk-extent-missing", subject, `"${file.path}" names "${missing.path}", which does not exist`);
   }
 }
+
+/** Whether every file that a disk joins lies in this cache now, as long as the disk says at least. */
+export function canRelocate(larder: Larder, extents: Extent[]): boolean {
+  return extents.every(({ path, sectors }) => {
+    const now = relocated(larder, path);
+    const stat = now === undefined ? undefined : measure(now);
+    return stat?.isFile() && stat.size >= sectors * SECTOR;
+  });
+}
+
+const SECTOR = 512;
 
 /** Where the file that an extent names lies in this cache; undefined for a path that is none of a cache. */
 export function relocated({ cache }: Larder, path: string): string | undefined {

@@ -1,3 +1,5 @@
+import { readFlatRef } from "../../cache/flat.ts";
+import { readTransaction } from "../../db/write.ts";
 import { LarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
 import { PinWatch } from "../pins.ts";
@@ -5,6 +7,7 @@ import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
 import { type Problem, problem } from "./problem.ts";
+import { checkRows } from "./rows.ts";
 import { checkStrays } from "./strays.ts";
 
 export interface CheckOptions {
@@ -15,15 +18,55 @@ export interface CheckOptions {
   progress?: Progress;
 }
 
-/** Compares catalogue and disk, and names every problem. Reads only. */
+/** Compares catalogue and disk, and names every problem once. Reads only. */
 export function check(larder: Larder, { deep, grace, progress }: CheckOptions): Problem[] {
-  const problems = [...checkDatabase(larder.db)];
+  const database = [...checkDatabase(larder.db)];
   // From a damaged file nothing can be concluded: its rows may be anything.
-  if (isCorrupt(problems)) return problems;
-  for (const trouble of new PinWatch(larder).read().unreadable)
-    problems.push(problem("pin-unreadable", "pins", trouble));
-  problems.push(...checkImages(larder, deep), ...checkArtifacts(larder, deep, progress), ...checkStrays(larder, grace));
-  return problems;
+  if (isCorrupt(database)) return database;
+  const pins = new PinWatch(larder).read();
+  const images = readTransaction(larder.db, () => [...checkRows(larder.db), ...checkImages(larder, deep)]);
+  const artifacts = [...checkArtifacts(larder, pins, deep, progress)];
+  // Which blob such a ref means cannot be told: it may be any.
+  const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable");
+  const strays = checkStrays(larder, { grace, keepsBlobs, rebuilt: filesRebuilt(larder, images) });
+  const problems = new Map<string, Problem>();
+  for (const each of [
+    ...database,
+    ...pins.unreadable.map((trouble) => problem("pin-unreadable", "pins", trouble)),
+    ...images,
+    ...artifacts,
+    ...strays,
+  ]) {
+    // A layer that a hundred images share has one fault.
+    if (!problems.has(identify(each))) problems.set(identify(each), each);
+  }
+  const isWritable = !database.some(({ code }) => code === "migrations-missing");
+  return [...problems.values()].map(({ mend, ...rest }) => (mend && isWritable ? { ...rest, mend } : rest));
+}
+
+/** What makes two problems of two checks the same. */
+export function identify({ code, subject, message }: Pick<Problem, "code" | "subject" | "message">): string {
+  return JSON.stringify([code, subject, message]);
+}
+
+// The files of rows that are gone and can be rebuilt: no strays, whatever becomes of the rebuilding.
+function filesRebuilt({ cache }: Larder, problems: Problem[]): ReadonlySet<string> {
+  const files = new Set<string>();
+  for (const { mend } of problems) {
+    if (mend?.kind !== "rebuild") continue;
+    const { manifest_digest, layers } = mend.metadata;
+    const ref = cache.flatRef(manifest_digest);
+    const blob = readFlatRef(ref.path)?.artifact_digest;
+    for (const { path } of [
+      ref,
+      ...(blob ? [cache.flatBlob(blob)] : []),
+      cache.fsmeta(manifest_digest),
+      cache.vmdk(manifest_digest),
+      ...layers.map(({ diff_id }) => cache.layer(diff_id)),
+    ])
+      files.add(path);
+  }
+  return files;
 }
 
 /** The problem that a catalogue which cannot even be opened stands for; what is no damage is thrown on. */

@@ -14,14 +14,16 @@ import { type Mend, type Problem, type ProblemCode, problem } from "./problem.ts
 export function* checkImages(larder: Larder, deep: boolean): Generator<Problem> {
   const rows = listImages(larder.db);
   yield* checkConflicts(rows);
-  const seen = new Set<number>();
+  const manifests = new Map<number, { row: ImageRow; metadata: ImageMetadata | undefined }>();
   for (const row of rows) {
     const metadata = yield* checkMetadata(larder, row, deep);
     yield* checkReference(row, metadata);
-    if (row.manifestId === null || seen.has(row.manifestId)) continue;
-    seen.add(row.manifestId);
-    yield* checkManifest(larder, row, metadata);
+    if (row.manifestId === null) continue;
+    // Of several names the first that still has its metadata speaks for the image.
+    const known = manifests.get(row.manifestId);
+    if (!known || (!known.metadata && metadata)) manifests.set(row.manifestId, { row, metadata });
   }
+  for (const { row, metadata } of manifests.values()) yield* checkManifest(larder, row, metadata);
   for (const row of listUntagged(larder.db)) {
     const digest = String(row.digest);
     yield problem("untagged-manifest", digest, "no reference names it");
@@ -46,12 +48,19 @@ function* checkReference(row: ImageRow, metadata: ImageMetadata | undefined): Ge
   const reference = row.reference ?? `image_ref row ${row.id}`;
   if (row.reference === null || !isReference(row.reference))
     yield problem("reference-invalid", reference, "it is not an image reference");
-  const mend = rebuildBy(row, metadata);
   for (const what of row.damage) {
-    // A row whose manifest is gone can be rebuilt; a time of its own that is unreadable can not.
-    if (what.includes("time")) yield problem("timestamp-unreadable", reference, what);
-    else yield problem(what.startsWith("manifest") ? "foreign-key" : "column-unreadable", reference, what, mend);
+    if (isTime(what)) continue;
+    const mend = REBUILT.test(what) ? rebuildBy(row, metadata) : undefined;
+    yield problem(what.startsWith("manifest") ? "foreign-key" : "column-unreadable", reference, what, mend);
   }
+}
+
+// What a rebuild writes anew, of what a reader may find unreadable.
+const REBUILT = /^(?:manifest|architecture|os|variant|layer_count|size_bytes) /;
+
+// Times are checked by the table, so that one row is reported once.
+function isTime(what: string): boolean {
+  return /^(?:created|updated|last_used)_at /.test(what);
 }
 
 /** Checks the metadata file of a name, and returns it where it speaks for the image on record. */
@@ -151,8 +160,7 @@ function* checkLayers(
   }
   for (const layer of layers) {
     const name = `layer ${layer.diffId ?? layer.position}`;
-    for (const what of layer.damage)
-      yield problem(what.includes("time") ? "timestamp-unreadable" : "column-unreadable", name, what);
+    for (const what of layer.damage) if (!isTime(what)) yield problem("column-unreadable", name, what);
     if (layer.diffId !== null && !isDigest(layer.diffId))
       yield problem(
         "digest-invalid",
@@ -170,6 +178,10 @@ function* checkConfig(
 ): Generator<Problem> {
   for (const what of config.damage)
     yield problem(what.includes("JSON") ? "json-unreadable" : "column-unreadable", subject, `config: ${what}`, mend);
+  if (config.digest !== null && !isDigest(config.digest)) {
+    const text = JSON.stringify(config.digest.slice(0, 100));
+    yield problem("digest-invalid", subject, `the digest ${text} of its config is not a digest`, mend);
+  }
   if (!metadata) return;
   const missing = [];
   if (Object.keys(metadata.config.labels).length > 0 && config.labels === null) missing.push("labels");
@@ -178,8 +190,10 @@ function* checkConfig(
     yield problem("config-outdated", subject, `the catalogue lacks its ${missing.join(" and ")}`, mend);
 }
 
-function rebuildBy({ reference }: ImageRow, metadata: ImageMetadata | undefined): Mend | undefined {
-  return reference !== null && metadata ? { kind: "rebuild", reference, metadata } : undefined;
+function rebuildBy({ reference, manifestId, digest }: ImageRow, metadata: ImageMetadata | undefined): Mend | undefined {
+  // A manifest row whose digest cannot be read may be any image's.
+  const isKnown = manifestId === null || digest !== null;
+  return reference !== null && metadata && isKnown ? { kind: "rebuild", reference, metadata } : undefined;
 }
 
 function writePlatform({ os, architecture, variant }: Pick<ImageRow, "os" | "architecture" | "variant">): string {

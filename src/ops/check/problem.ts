@@ -37,6 +37,7 @@ const PROBLEMS = {
   "artifact-empty": ["damage", "pull the image again"],
   "artifact-misaligned": ["damage", "pull the image again"],
   "artifact-not-erofs": ["damage", "pull the image again"],
+  "artifact-truncated": ["damage", "remove the image and pull it again: msb does not see it"],
   "artifact-is-folder": ["damage", "move the folder away, then pull the image again"],
   "artifact-is-link": ["damage", "remove the link, then pull the image again"],
   "artifact-not-a-file": ["damage", "remove it, then pull the image again"],

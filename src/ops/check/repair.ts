@@ -1,22 +1,22 @@
-import { closeSync, fsyncSync, openSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { examineErofs, readExtents, rewriteExtents } from "../../cache/artifact.ts";
+import { examineErofs, isRejected, readExtents, rewriteExtents } from "../../cache/artifact.ts";
 import { isTarget, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
 import type { CacheFile } from "../../cache/paths.ts";
-import { repointDangling } from "../../db/images.ts";
+import { danglingManifest, findImages, repointDangling } from "../../db/images.ts";
 import { setErofsSize } from "../../db/layers.ts";
-import { listUsage } from "../../db/usage.ts";
+import type { Pins } from "../../db/pins.ts";
 import { writeTransaction } from "../../db/write.ts";
 import { asLarderError } from "../../error.ts";
 import { FileLock } from "../../host/flock.ts";
-import { adopt } from "../../host/ownership.ts";
+import { adopt, makeFolder } from "../../host/ownership.ts";
 import type { Larder } from "../../larder.ts";
-import { isDigest } from "../../oci/digest.ts";
+import type { ImageMetadata } from "../../oci/metadata.ts";
 import { measureArtifacts, recordImage } from "../persist.ts";
 import { PinWatch } from "../pins.ts";
 import { type SweepOptions, sweep } from "../sweep.ts";
-import { relocated } from "./artifacts.ts";
+import { canRelocate, pinnedFiles, relocated } from "./artifacts.ts";
 import { isCorrupt } from "./database.ts";
 import type { Mend, Problem } from "./problem.ts";
 
@@ -60,23 +60,43 @@ function attempt(mend: () => void): Outcome {
   }
 }
 
+// Rows in one transaction: about 30 ms, and msb takes the write lock at every start.
+const BATCH = 200;
+
 function rebuild(larder: Larder, mends: MendOf<"rebuild">[]): void {
-  if (mends.length === 0) return;
   const unique = new Map(mends.map((mend) => [`${mend.reference} ${mend.metadata.manifest_digest}`, mend]));
   const sizes = measureArtifacts(larder, [...unique.values()]);
+  // What is about to be discarded has no size to remember.
+  for (const diffId of sizes.keys()) if (examineErofs(larder.cache.layer(diffId).path)) sizes.delete(diffId);
   const now = larder.now();
-  writeTransaction(larder.db, () => {
-    for (const { reference, metadata } of unique.values()) {
-      repointDangling(larder.db, reference, recordImage(larder.db, metadata, sizes, now, false));
-    }
-  });
+  for (const batch of batches([...unique.values()], BATCH)) {
+    writeTransaction(larder.db, () => {
+      for (const { reference, metadata } of batch) {
+        if (!isStillNamed(larder, reference, metadata)) continue;
+        // Under its old id, by which a sandbox that runs it still pins it.
+        const lost = danglingManifest(larder.db, reference);
+        repointDangling(larder.db, reference, recordImage(larder.db, metadata, sizes, now, false, lost));
+      }
+    });
+  }
+}
+
+// An image that was removed, or a name that was moved, since the check must not come back.
+function isStillNamed({ db }: Larder, reference: string, { manifest_digest }: ImageMetadata): boolean {
+  const row = findImages(db, reference).find((row) => row.reference === reference);
+  return row !== undefined && (row.manifestId === null || row.digest === manifest_digest);
 }
 
 function recordSizes(larder: Larder, mends: MendOf<"size">[]): void {
-  if (mends.length === 0) return;
-  writeTransaction(larder.db, () => {
-    for (const { diffId, bytes } of mends) setErofsSize(larder.db, diffId, bytes);
-  });
+  for (const batch of batches(mends, 10 * BATCH)) {
+    writeTransaction(larder.db, () => {
+      for (const { diffId, bytes } of batch) setErofsSize(larder.db, diffId, bytes);
+    });
+  }
+}
+
+function* batches<T>(items: T[], size: number): Generator<T[]> {
+  for (let i = 0; i < items.length; i += size) yield items.slice(i, i + size);
 }
 
 /** Writes a disk anew with its files where they lie now: beside it first, then in its place. */
@@ -84,10 +104,13 @@ function relocate(larder: Larder, file: CacheFile): Outcome {
   return attempt(() => {
     using lock = FileLock.take(file.lock!);
     if (!lock) throw new Error(`its lock is held ("${file.lock}")`);
-    const descriptor = readRegular(file.path) ?? "";
-    const text = rewriteExtents(descriptor, (path) => relocated(larder, path) ?? path);
+    if (!canRelocate(larder, readExtents(file.path))) throw new Error("a file that it joins is gone by now");
+    const text = rewriteExtents(readRegular(file.path) ?? "", (path) => relocated(larder, path) ?? path);
     const staged = join(larder.cache.folder("tmp"), `${basename(file.path)}.part`);
-    const fd = openSync(staged, "w", 0o644);
+    makeFolder(dirname(staged));
+    // Made anew, so that neither a link nor a left-over in its place is written to.
+    rmSync(staged, { force: true });
+    const fd = openSync(staged, "wx", 0o644);
     try {
       adopt(fd, dirname(file.path));
       writeSync(fd, text);
@@ -106,25 +129,19 @@ async function discard(
   outcomes: Map<Problem, Outcome>,
 ): Promise<void> {
   const mine = problems.filter(({ mend }) => mend?.kind === "discard");
-  const pinned = pinnedFiles(larder);
+  const watch = new PinWatch(larder);
+  let pins: Pins | undefined;
+  let pinned: ReadonlySet<string> = new Set();
+  // Asked inside the empty write transaction, where nobody can add a pin.
   const stillFaulty = (file: CacheFile) => {
+    const now = watch.read();
+    if (now !== pins) pinned = pinnedFiles(larder, now);
+    pins = now;
     if (pinned.has(file.path)) return "a sandbox or snapshot needs it";
-    const isFaulty = file.kind === "vmdk" ? readExtents(file.path).length === 0 : examineErofs(file.path) !== undefined;
+    const isFaulty = file.kind === "vmdk" ? readExtents(file.path).length === 0 : isRejected(examineErofs(file.path));
     return isFaulty ? undefined : "it is sound by now";
   };
   await sweepProblems(larder, mine, (mend) => target((mend as MendOf<"discard">).file), options, outcomes, stillFaulty);
-}
-
-// What a pinned image has is left to msb: a running VM may have it open.
-function pinnedFiles(larder: Larder): Set<string> {
-  const { cache, db } = larder;
-  const { byDigest, unreadable } = new PinWatch(larder).read();
-  const pinned = listUsage(db).filter(({ digest }) => byDigest.has(digest) || unreadable.length > 0);
-  const files = pinned.flatMap(({ digest, layers }) => [
-    ...(isDigest(digest) ? [cache.vmdk(digest), cache.fsmeta(digest)] : []),
-    ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),
-  ]);
-  return new Set(files.map(({ path }) => path));
 }
 
 async function sweepStrays(

@@ -1,7 +1,7 @@
 import type { Home } from "../../home.ts";
 import { openToRead, openToWrite, withLarder } from "../../larder.ts";
 import type { Progress } from "./artifacts.ts";
-import { check, unopenable } from "./check.ts";
+import { check, identify, unopenable } from "./check.ts";
 import type { Problem } from "./problem.ts";
 import { type Outcome, repair } from "./repair.ts";
 
@@ -39,11 +39,14 @@ export async function examine(
   const head = { database: home.database, cache: home.cache, deep, dry_run: dryRun };
   const options = { deep, grace, ...(progress && { progress }) };
   try {
-    const larder = mends && !dryRun ? openToWrite(home) : openToRead(home);
-    if (!larder) return undefined;
-    return await withLarder(larder, async (larder) => {
-      const problems = check(larder, options);
-      if (!mends || dryRun) return { ...head, ...describe(problems, mends ? "planned" : "possible") };
+    const reader = openToRead(home);
+    if (!reader) return undefined;
+    const problems = await withLarder(reader, (larder) => check(larder, options));
+    if (!mends || dryRun) return { ...head, ...describe(problems, mends ? "planned" : "possible") };
+    // Opening to write changes a file already, and a damaged one must stay as it is.
+    const writer = problems.some(({ mend }) => mend) ? openToWrite(home) : undefined;
+    if (!writer) return { ...head, ...describeRepaired(problems, new Map(), problems) };
+    return await withLarder(writer, async (larder) => {
       const outcomes = await repair(larder, problems, { grace });
       return { ...head, ...describeRepaired(problems, outcomes, check(larder, options)) };
     });
@@ -70,19 +73,16 @@ function describeRepaired(
   outcomes: Map<Problem, Outcome>,
   after: Problem[],
 ): Pick<CheckReport, "problems" | "damage" | "notes"> {
+  const still = new Set(after.map(identify));
   const described = before.map((problem): Described => {
     const { mend: _, ...rest } = problem;
+    if (!still.has(identify(problem))) return { ...rest, repair: "done", left: null };
     const outcome = outcomes.get(problem);
-    if (outcome?.mended) return { ...rest, repair: "done", left: null };
-    return { ...rest, repair: "left", left: outcome?.reason ?? problem.advice };
+    return { ...rest, repair: "left", left: outcome && !outcome.mended ? outcome.reason : problem.advice };
   });
   const known = new Set(before.map(identify));
   const fresh = after.filter((problem) => !known.has(identify(problem)));
   return { problems: [...described, ...describe(fresh, "possible").problems], ...count(after) };
-}
-
-function identify({ code, subject, message }: Problem): string {
-  return JSON.stringify([code, subject, message]);
 }
 
 function count(problems: Problem[]): { damage: number; notes: number } {

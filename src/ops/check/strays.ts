@@ -4,9 +4,22 @@ import type { Larder } from "../../larder.ts";
 import { findStrays, findUnrecorded } from "../strays.ts";
 import { type Problem, problem } from "./problem.ts";
 
-/** Names what no row accounts for; a metadata file that can be read is kept, since its name cannot be turned back. */
-export function* checkStrays(larder: Larder, grace: number): Generator<Problem> {
-  const { targets, skipped } = findStrays(larder, grace);
+interface StrayOptions {
+  /** Milliseconds. */
+  grace: number;
+  /** Leave flat blobs alone: some image's may be among them. */
+  keepsBlobs: boolean;
+  /** Files that will have their rows again. */
+  rebuilt: ReadonlySet<string>;
+}
+
+/**
+ * Names what no row accounts for; a metadata file that can be read is kept, since its name cannot be turned back.
+ */
+export function* checkStrays(larder: Larder, { grace, keepsBlobs, rebuilt }: StrayOptions): Generator<Problem> {
+  const strays = findStrays(larder, grace);
+  const targets = strays.targets.filter(({ path }) => !rebuilt.has(path));
+  const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path));
   // While the catalogue does not account for its cache only scratch may go (design rule 2a).
   const isAccounted = targets.length === 0 || findUnrecorded(larder, grace) === undefined;
   for (const target of targets) {
@@ -15,7 +28,8 @@ export function* checkStrays(larder: Larder, grace: number): Generator<Problem> 
     if (manifest)
       yield problem("metadata-unrecorded", path, `it is about ${manifest}, and no reference on record has it`);
     else {
-      const mend = isAccounted || larder.cache.isScratch(path) ? ({ kind: "sweep", target } as const) : undefined;
+      const isSwept = larder.cache.isScratch(path) || (isAccounted && !(keepsBlobs && kind === "flat_blob"));
+      const mend = isSwept ? ({ kind: "sweep", target } as const) : undefined;
       if (kind === "staging") yield problem("staging-stale", path, "scratch that no work is using", mend);
       else yield problem("stray-file", path, "no row accounts for it", mend);
     }

@@ -1,0 +1,359 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { FileLock } from "../../src/host/flock.ts";
+import { larder, larderJson, TemporaryFolder } from "../larder.ts";
+import { IMAGES, SoundHome } from "../sound.ts";
+import { hasTool } from "../tools.ts";
+import { onTerminal } from "./pty.ts";
+
+const ONE = IMAGES.one.manifest.digest;
+const TWO = IMAGES.two.manifest.digest;
+const OWN = IMAGES.one.layers[1]!.diffId;
+
+let sound: SoundHome;
+beforeAll(async () => {
+  sound = await SoundHome.make();
+});
+afterAll(() => sound[Symbol.dispose]());
+
+interface Described {
+  code: string;
+  severity: string;
+  subject: string;
+  message: string;
+  advice: string;
+  repair: string | null;
+  left: string | null;
+}
+
+/** Damage of every kind that can be mended, and some that cannot. */
+function wreck(home: SoundHome): void {
+  home.sql(
+    "UPDATE config SET labels = NULL; UPDATE layer SET erofs_size_bytes = NULL; DELETE FROM config WHERE id = 2",
+  );
+  truncateSync(home.layer(OWN), 0);
+  rmSync(home.metadata("docker.io/library/flat:1"));
+  const vmdk = readFileSync(home.vmdk(TWO), "utf8");
+  writeFileSync(home.vmdk(TWO), vmdk.replaceAll(home.cache, "/srv/old"));
+  writeFileSync(join(home.cache, "layers", "stray"), "stray");
+  writeFileSync(join(home.cache, "tmp", "load-1-2-3.blob"), "scratch");
+  home.age();
+}
+
+/** Everything that a run may change: the rows, the database's own bytes, and the cache. */
+function state(home: SoundHome) {
+  return { rows: home.rows(), database: readFileSync(home.database).toString("base64"), files: home.files() };
+}
+
+describe("larder check", () => {
+  test("exits with 0 on a sound home, and says where it looked", async () => {
+    const { code, stdout, stderr } = await larder(sound.path, "check", "--deep");
+    expect({ code, stdout }).toEqual({ code: 0, stdout: "0 damaged, 0 notes\n" });
+    expect(stderr).toBe(`database ${sound.database}, cache ${sound.cache}\n`);
+  });
+
+  test("exits with 0 where there are notes alone", async () => {
+    using home = sound.copy();
+    home.sql("UPDATE layer SET erofs_size_bytes = NULL");
+    const { code, stdout } = await larder(home.path, "check");
+    expect(code).toBe(0);
+    // One line a kind of note, with an example.
+    expect(stdout).toMatch(
+      /^note {4}erofs-size-unrecorded {2}layer sha256:\w+: its artifact has \d+ bytes\n {8}--repair mends it\n {8}and 3 more like it\n0 damaged, 4 notes\n$/,
+    );
+  });
+
+  test("exits with 5 on damage, and names each with what to do", async () => {
+    using home = sound.copy();
+    rmSync(home.vmdk(ONE));
+    truncateSync(home.layer(OWN), 0);
+    const { code, stdout } = await larder(home.path, "check");
+    expect(code).toBe(5);
+    expect(stdout).toBe(
+      [
+        `damage  artifact-empty  layer ${OWN}: "${home.layer(OWN)}" is empty`,
+        "        --repair mends it",
+        `damage  artifact-missing  one:1: "${home.vmdk(ONE)}" does not exist`,
+        "        pull the image again",
+        "2 damaged, 0 notes",
+        "",
+      ].join("\n"),
+    );
+  });
+
+  test("prints one JSON document, with every problem apart", async () => {
+    using home = sound.copy();
+    home.sql("UPDATE layer SET erofs_size_bytes = 1");
+    rmSync(home.vmdk(ONE));
+    const report = await larderJson(home.path, ["check"], 5);
+    expect(Object.keys(report)).toEqual(["database", "cache", "deep", "dry_run", "problems", "damage", "notes"]);
+    expect(report).toMatchObject({
+      database: home.database,
+      cache: home.cache,
+      deep: false,
+      dry_run: false,
+      damage: 5,
+      notes: 0,
+    });
+    expect(report.problems).toHaveLength(5);
+    expect(report.problems.find(({ code }: Described) => code === "artifact-missing")).toEqual({
+      code: "artifact-missing",
+      severity: "damage",
+      subject: "one:1",
+      message: `"${home.vmdk(ONE)}" does not exist`,
+      advice: "pull the image again",
+      repair: null,
+      left: null,
+    });
+    const sizes = report.problems.filter(({ code }: Described) => code === "erofs-size-mismatch");
+    expect(sizes.map(({ repair }: Described) => repair)).toEqual(["possible", "possible", "possible", "possible"]);
+  });
+
+  test("prints the same as one line with --format jsonl", async () => {
+    const { stdout } = await larder(sound.path, "check", "--format", "jsonl");
+    expect(stdout.endsWith("}\n")).toBe(true);
+    expect(stdout.trimEnd()).not.toContain("\n");
+    expect(JSON.parse(stdout)).toMatchObject({ damage: 0, notes: 0, problems: [] });
+  });
+
+  test("reads what artifacts hold only with --deep", async () => {
+    using home = sound.copy();
+    const bytes = readFileSync(home.flatBlobPath);
+    bytes[5000] = 8;
+    writeFileSync(home.flatBlobPath, bytes);
+    expect((await larder(home.path, "check")).code).toBe(0);
+    const report = await larderJson(home.path, ["check", "--deep"], 5);
+    expect(report).toMatchObject({ deep: true, damage: 1 });
+    expect(report.problems.map(({ code }: Described) => code)).toEqual(["flat-blob-digest"]);
+  });
+
+  test("writes out what a terminal would obey", async () => {
+    using home = sound.copy();
+    home.sql("INSERT INTO image_ref (reference, manifest_id) VALUES ('evil' || char(27) || '[2J', 1)");
+    const { code, stdout } = await larder(home.path, "check");
+    expect(code).toBe(5);
+    expect(stdout).toContain("reference-invalid  evil\\u001b[2J: ");
+    expect(stdout).not.toContain("\u001b");
+  });
+
+  test.each([
+    ["an unknown flag", ["--fix"], "--fix"],
+    ["an operand", ["one:1"], "one:1"],
+    ["--dry-run alone", ["--dry-run"], "--dry-run goes with --repair"],
+    ["a grace that is no duration", ["--grace", "soon"], '"soon" is not a duration'],
+  ])("exits with 2 for %s, and opens nothing", async (_, args, said) => {
+    using folder = new TemporaryFolder();
+    mkdirSync(join(folder.path, "db", "msb.db"), { recursive: true });
+    const { code, stdout, stderr } = await larder(folder.path, "check", ...args);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toContain(said);
+  });
+
+  test.each([[[]], [["--repair"]], [["--repair", "--dry-run"]], [["--deep"]]])(
+    "has nothing to check where no home is (%p), and makes none",
+    async (args) => {
+      using folder = new TemporaryFolder();
+      const home = join(folder.path, "none");
+      const { code, stdout, stderr } = await larder(home, "check", ...args);
+      expect({ code, stdout }).toEqual({ code: 0, stdout: "" });
+      expect(stderr).toBe(`Nothing to check (there is no catalogue at "${join(home, "db", "msb.db")}")\n`);
+      expect(existsSync(home)).toBe(false);
+    },
+  );
+
+  test("exits with 1 where the database cannot be opened", async () => {
+    using folder = new TemporaryFolder();
+    mkdirSync(join(folder.path, "db", "msb.db"), { recursive: true });
+    const { code, stderr } = await larder(folder.path, "check");
+    expect(code).toBe(1);
+    expect(stderr).toContain("it is a directory");
+  });
+
+  const corruptions: [name: string, code: string, corrupt: (home: SoundHome) => void][] = [
+    ["is no database", "database-corrupt", (home) => writeFileSync(home.database, "no database ".repeat(1000))],
+    ["lost a page of an index", "database-corrupt", (home) => home.corrupt()],
+    [
+      "was cut in half",
+      "database-corrupt",
+      (home) => truncateSync(home.database, (readFileSync(home.database).length >> 13) << 12),
+    ],
+    ["lacks a column", "schema-unknown", (home) => home.sql("ALTER TABLE config DROP COLUMN labels")],
+  ];
+  test.each(corruptions)("reports a file that %s, and leaves every byte alone", async (_, code, corrupt) => {
+    using home = sound.copy();
+    wreck(home);
+    // So that opening it to write would change it.
+    home.sql("DROP INDEX idx_manifest_layer_layer");
+    corrupt(home);
+    const before = { database: readFileSync(home.database).toString("base64"), files: home.files() };
+    for (const args of [[], ["--deep"], ["--repair"], ["--repair", "--dry-run"], ["--repair", "--grace", "0s"]]) {
+      const report = await larderJson(home.path, ["check", ...args], 5);
+      expect(new Set(report.problems.map(({ code }: Described) => code))).toEqual(new Set([code]));
+      expect(report.problems[0].subject).toBe("database");
+    }
+    expect({ database: readFileSync(home.database).toString("base64"), files: home.files() }).toEqual(before);
+  });
+
+  test("does not write where msb would wipe the catalogue at its next start", async () => {
+    using home = sound.copy();
+    wreck(home);
+    home.sql("DELETE FROM seaql_migrations");
+    const before = state(home);
+    const report = await larderJson(home.path, ["check", "--repair"], 5);
+    expect(report.problems.map(({ code }: Described) => code)).toContain("migrations-missing");
+    expect(report.problems.filter(({ repair }: Described) => repair !== "left")).toEqual([]);
+    expect(state(home)).toEqual(before);
+  });
+});
+
+describe("larder check --repair", () => {
+  test("lists in a dry run exactly what the run then does, and writes nothing", async () => {
+    using home = sound.copy();
+    wreck(home);
+    const before = state(home);
+    const plan = await larderJson(home.path, ["check", "--repair", "--dry-run"], 5);
+    expect(state(home)).toEqual(before);
+    expect(plan.dry_run).toBe(true);
+    const done = await larderJson(home.path, ["check", "--repair"], 5);
+    expect(done.dry_run).toBe(false);
+    const list = ({ problems }: { problems: Described[] }, fate: string) =>
+      problems.filter(({ repair }) => repair === fate).map(({ code, subject }) => `${code} ${subject}`);
+    expect(list(done, "done")).toEqual(list(plan, "planned"));
+    expect(new Set(list(plan, "planned").map((line) => line.split(" ")[0]))).toEqual(
+      new Set([
+        "config-missing",
+        "config-outdated",
+        "artifact-empty",
+        "erofs-size-unrecorded",
+        "vmdk-mislocated",
+        "stray-file",
+        "staging-stale",
+      ]),
+    );
+    expect(list(done, "left")).toEqual(["metadata-missing flat:1"]);
+  });
+
+  test("counts what a second look finds, and exits with 5 while damage is left", async () => {
+    using home = sound.copy();
+    truncateSync(home.layer(OWN), 0);
+    const report = await larderJson(home.path, ["check", "--repair"], 5);
+    expect(report).toMatchObject({ damage: 2, notes: 0 });
+    expect(report.problems.map(({ code, repair }: Described) => [code, repair])).toEqual([
+      ["artifact-empty", "done"],
+      ["artifact-missing", null],
+      ["vmdk-extent-missing", null],
+    ]);
+    expect(existsSync(home.layer(OWN))).toBe(false);
+  });
+
+  test("exits with 0 once nothing is damaged any more", async () => {
+    using home = sound.copy();
+    home.sql("UPDATE manifest SET layer_count = 9");
+    const { code, stdout } = await larder(home.path, "check", "--repair");
+    expect(code).toBe(0);
+    expect(stdout).toContain("\n        mended\n");
+    expect(stdout).toEndWith("0 damaged, 0 notes\n");
+    expect(home.facts()).toEqual(sound.facts());
+  });
+
+  test("twice equals once", async () => {
+    using home = sound.copy();
+    wreck(home);
+    await larderJson(home.path, ["check", "--repair"], 5);
+    const once = { rows: home.rows(), files: home.files() };
+    const again = await larderJson(home.path, ["check", "--repair"], 5);
+    expect({ rows: home.rows(), files: home.files() }).toEqual(once);
+    expect(again.problems.filter(({ repair }: Described) => repair === "done")).toEqual([]);
+  });
+
+  test("tells of what it cannot mend why it is left", async () => {
+    using home = sound.copy();
+    rmSync(home.metadata("docker.io/library/one:1"));
+    const { code, stdout } = await larder(home.path, "check", "--repair");
+    expect(code).toBe(5);
+    expect(stdout).toContain("\n        left: pull the image again, so that msb can save and boot it offline\n");
+  });
+
+  test("calls mended what a second look no longer finds, and nothing else", async () => {
+    using home = sound.copy();
+    // With its manifest row an image's config and junctions have a parent again; its time stays as it is.
+    home.sql(
+      `UPDATE image_ref SET created_at = '' WHERE reference = 'one:1'; DELETE FROM manifest WHERE digest = '${ONE}'`,
+    );
+    const report = await larderJson(home.path, ["check", "--repair"], 5);
+    expect(report).toMatchObject({ damage: 1, notes: 0 });
+    const fates = report.problems.map(({ code, repair }: Described) => `${code} ${repair}`);
+    expect(new Set(fates)).toEqual(new Set(["foreign-key done", "timestamp-unreadable left"]));
+    expect(fates).toHaveLength(6);
+  });
+
+  test("leaves files alone while a pull runs, and says which", async () => {
+    using home = sound.copy();
+    truncateSync(home.layer(OWN), 0);
+    const path = join(home.cache, "manifests", `${"a".repeat(64)}.lock`);
+    using _ = FileLock.take(path)!;
+    const report = await larderJson(home.path, ["check", "--repair"], 5);
+    expect(report.problems).toMatchObject([
+      { code: "artifact-empty", repair: "left", left: `a pull or load is running ("${path}")` },
+    ]);
+    expect(existsSync(home.layer(OWN))).toBe(true);
+  });
+
+  test("leaves a disk alone while msb holds its lock", async () => {
+    using home = sound.copy();
+    const text = readFileSync(home.vmdk(ONE), "utf8").replaceAll(home.cache, "/srv/old");
+    writeFileSync(home.vmdk(ONE), text);
+    const path = `${home.fsmeta(ONE)}.lock`;
+    using _ = FileLock.take(path)!;
+    const report = await larderJson(home.path, ["check", "--repair"], 5);
+    expect(report.problems).toMatchObject([
+      { code: "vmdk-mislocated", repair: "left", left: `its lock is held ("${path}")` },
+    ]);
+    expect(readFileSync(home.vmdk(ONE), "utf8")).toBe(text);
+  });
+
+  test("takes a stray at once with --grace 0s", async () => {
+    using home = sound.copy();
+    const stray = home.layer(`sha256:${"0".repeat(64)}`);
+    writeFileSync(stray, "stray");
+    const young = await larderJson(home.path, ["check", "--repair"]);
+    expect(young.problems).toMatchObject([{ code: "stray-file", repair: "left" }]);
+    expect(existsSync(stray)).toBe(true);
+    const old = await larderJson(home.path, ["check", "--repair", "--grace", "0s"]);
+    expect(old.problems).toMatchObject([{ code: "stray-file", repair: "done" }]);
+    expect(existsSync(stray)).toBe(false);
+  });
+});
+
+describe.skipIf(!hasTool("strace"))("larder check --deep's progress", () => {
+  // The bar is drawn after a second: the opening of one layer is made to take longer.
+  const slow = (home: SoundHome) => [
+    ...[Bun.which("strace")!, "-f", "-qq", "-o", "/dev/null", "-P", home.layer(OWN)],
+    ...["-e", "trace=openat,open", "-e", "inject=openat,open:delay_enter=600000"],
+  ];
+
+  test("is drawn on a terminal, and gone at the end", async () => {
+    const { code, screen } = await onTerminal(["check", "--deep", "--home", sound.path], { under: slow(sound) });
+    expect(code).toBe(0);
+    expect(screen).toMatch(/\rchecked [█░]{30} \d\/7/);
+    expect(screen.lastIndexOf("\r\u001b[K")).toBeGreaterThan(screen.lastIndexOf("checked "));
+    expect(screen).toContain("0 damaged, 0 notes");
+  });
+
+  test("is not drawn where standard error is no terminal", async () => {
+    using folder = new TemporaryFolder();
+    const errors = join(folder.path, "errors");
+    const { code, screen } = await onTerminal(["check", "--deep", "--home", sound.path], {
+      under: slow(sound),
+      wiring: `2>${errors}`,
+    });
+    expect({ code, screen }).toEqual({ code: 0, screen: "0 damaged, 0 notes\n" });
+    expect(readFileSync(errors, "utf8")).toBe(`database ${sound.database}, cache ${sound.cache}\n`);
+  });
+
+  test("is not drawn without --deep", async () => {
+    const { screen } = await onTerminal(["check", "--home", sound.path], { under: slow(sound) });
+    expect(screen).not.toContain("checked");
+  });
+});
