@@ -44,7 +44,8 @@ export async function sweep(
       failed: [],
     };
   const wants = new Wants({ ...larder, db }, options.grace);
-  return deleteGuarded(targets, {
+  // Awaited here: the connection is closed as soon as this function returns.
+  return await deleteGuarded(targets, {
     cache: larder.cache,
     now: larder.now,
     grace: options.grace,
