@@ -1,0 +1,64 @@
+import { hasTool } from "../tools.ts";
+import { type Boundary, tracingRefused } from "./injection.ts";
+import { Stand } from "./scenario.ts";
+
+/** Whether to strike at every boundary with everything, and not at a sample that fits into `verify`. */
+export const IS_LONG = process.env.LARDER_BENCH === "long";
+
+/** Why nothing can be injected here, or undefined. A missing tool fails on CI; a missing privilege does not. */
+export const REFUSAL = hasTool("strace") ? tracingRefused() : "strace is not installed";
+
+/** Long enough for any machine: the bench is over when it is over. */
+export const PATIENCE = { timeout: IS_LONG ? 7_200_000 : 600_000 };
+
+/**
+ * What to strike in the short form: every call that makes, moves, cuts or removes a file, and each `nth` of those of
+ * which there are many alike.
+ */
+export function sample(boundaries: Boundary[], nth: number): Boundary[] {
+  if (IS_LONG) return boundaries;
+  const seen = new Map<string, number>();
+  return boundaries.filter(({ call, changes }) => {
+    if (changes && !/^p?write|sync$/.test(call)) return true;
+    const kind = `${call} ${changes}`;
+    const count = seen.get(kind) ?? 0;
+    seen.set(kind, count + 1);
+    return count % nth === 0;
+  });
+}
+
+/** Places where homes are made, one for each thing that is done at a time. */
+export class Stands implements Disposable {
+  private constructor(private readonly stands: Stand[]) {}
+
+  static async build(): Promise<Stands> {
+    return new Stands([await Stand.build(), await Stand.build()]);
+  }
+
+  /** One of them, for what is done alone. */
+  get first(): Stand {
+    return this.stands[0]!;
+  }
+
+  /** Does `work` with every item, on each place one after the other; the first failure ends it all. */
+  async each<T>(items: T[], work: (stand: Stand, item: T, index: number) => Promise<void>): Promise<void> {
+    let next = 0;
+    const ended = await Promise.allSettled(
+      this.stands.map(async (stand) => {
+        for (let index = next++; index < items.length; index = next++) {
+          try {
+            await work(stand, items[index]!, index);
+          } catch (error) {
+            next = items.length;
+            throw error;
+          }
+        }
+      }),
+    );
+    for (const end of ended) if (end.status === "rejected") throw end.reason;
+  }
+
+  [Symbol.dispose](): void {
+    for (const stand of this.stands) stand[Symbol.dispose]();
+  }
+}
