@@ -27,6 +27,8 @@ export function sample(boundaries: Boundary[], nth: number): Boundary[] {
   });
 }
 
+const SHOWN = 40;
+
 /** Places where homes are made, one for each thing that is done at a time. */
 export class Stands implements Disposable {
   private constructor(private readonly stands: Stand[]) {}
@@ -40,22 +42,23 @@ export class Stands implements Disposable {
     return this.stands[0]!;
   }
 
-  /** Does `work` with every item, on each place one after the other; the first failure ends it all. */
+  /** Does `work` with every item, on each place one after the other, and throws all that failed at the end. */
   async each<T>(items: T[], work: (stand: Stand, item: T, index: number) => Promise<void>): Promise<void> {
+    const failures: string[] = [];
     let next = 0;
-    const ended = await Promise.allSettled(
+    await Promise.all(
       this.stands.map(async (stand) => {
         for (let index = next++; index < items.length; index = next++) {
           try {
             await work(stand, items[index]!, index);
           } catch (error) {
-            next = items.length;
-            throw error;
+            failures.push(error instanceof Error ? error.message : String(error));
           }
         }
       }),
     );
-    for (const end of ended) if (end.status === "rejected") throw end.reason;
+    if (failures.length > 0)
+      throw new Error(`${failures.length} of ${items.length}:\n${failures.slice(0, SHOWN).join("\n")}`);
   }
 
   [Symbol.dispose](): void {

@@ -1,11 +1,17 @@
-import { expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
+import { Database } from "bun:sqlite";
+import { describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readdirSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { digestOf } from "../interop/archive.ts";
 import { load } from "../interop/msb.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
+import { REFUSAL } from "./bench.ts";
+import { fail } from "./injection.ts";
+import { DIGESTS, metadataName, Stand } from "./scenario.ts";
 
 // Bugs that the bench found, each as small as it can be shown.
+
+const TRACED = `${REFUSAL ? ` (${REFUSAL})` : ""}`;
 
 const LAYERS = [{ files: { "opt/file": "content" } }];
 
@@ -42,4 +48,64 @@ test("a sweep of many batches goes on to its end", async () => {
   expect(stderr).not.toContain("larder:");
   expect(code).toBe(0);
   expect(paths.filter(existsSync)).toEqual([]);
+});
+
+describe.skipIf(REFUSAL !== undefined)(`a call that fails${TRACED}`, () => {
+  const stem = (digest: string) => digest.replace(":", "_");
+
+  test("does not set free the flat blob that an unread ref names", async () => {
+    using stand = await Stand.build();
+    stand.reset("store");
+    const refs = join(stand.home, "cache", "flat", "refs");
+    const ref = join(refs, `${stem(DIGESTS.mover)}.json`);
+    unlinkSync(join(refs, `${stem(DIGESTS.one)}.json`));
+    const { artifact_digest } = await Bun.file(ref).json();
+    for (const count of [1, 2]) {
+      const at = { call: "openat", path: ref, count, changes: false };
+      const { struck, code, stderr } = await fail(stand, ["gc", "--grace", "0s"], at, "EMFILE");
+      expect({ struck, code }).toEqual({ struck: true, code: 1 });
+      expect(stderr).toContain(`cannot open "${ref}": too many files are open`);
+      expect(existsSync(join(stand.home, "cache", "flat", "blobs", `${stem(artifact_digest)}.raw`))).toBe(true);
+    }
+  });
+
+  test("does not hide the metadata file that shows a catalogue to be lost", async () => {
+    using stand = await Stand.build();
+    stand.reset("store");
+    {
+      using db = new Database(join(stand.home, "db", "msb.db"));
+      db.run("PRAGMA foreign_keys = ON");
+      db.query("DELETE FROM image_ref WHERE reference = 'two:latest'").run();
+      db.query("DELETE FROM manifest WHERE digest = ?").run(DIGESTS.two);
+    }
+    const path = join(stand.home, "cache", "manifests", metadataName("two:latest"));
+    const at = { call: "openat", path, count: 1, changes: false };
+    const { struck, code, stderr } = await fail(stand, ["gc", "--grace", "0s"], at, "EIO");
+    expect({ struck, code }).toEqual({ struck: true, code: 1 });
+    expect(stderr).toContain(`cannot open "${path}": the device reported an input/output error`);
+    expect(existsSync(join(stand.home, "cache", "fsmeta", `${stem(DIGESTS.two)}.erofs`))).toBe(true);
+  });
+
+  test.each([
+    ["pread64", `fsmeta/${stem(DIGESTS.one)}.erofs`],
+    ["read", `vmdk/${stem(DIGESTS.one)}.vmdk`],
+  ])("in %s names the file", async (call, file) => {
+    using stand = await Stand.build();
+    stand.reset("store");
+    const path = join(stand.home, "cache", file);
+    const { struck, stderr } = await fail(stand, ["check"], { call, path, count: 1, changes: false }, "EIO");
+    expect(struck).toBe(true);
+    expect(stderr).toContain(`cannot read "${path}": the device reported an input/output error`);
+  });
+
+  test("names the database in what a repair could not mend", async () => {
+    using stand = await Stand.build();
+    stand.reset("store");
+    const database = join(stand.home, "db", "msb.db");
+    const at = { call: "fsync", path: `${database}-wal`, count: 2, changes: true };
+    const { struck, stdout } = await fail(stand, ["check", "--repair", "--grace", "0s"], at, "EIO");
+    expect(struck).toBe(true);
+    const left = JSON.parse(stdout).problems.map(({ left }: { left: string | null }) => left);
+    expect(left).toContainEqual(expect.stringContaining(`cannot use the database "${database}": the device reported`));
+  });
 });

@@ -1,4 +1,4 @@
-import { openSync, closeSync, readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
 import { EXECUTABLE } from "../../build.ts";
 import type { Stand } from "./scenario.ts";
 

@@ -30,7 +30,7 @@ const stem = (digest: string) => digest.replace(":", "_");
 
 /** Reads a home without touching it: the database is copied with its log, and the copy is opened. */
 export function readState(stand: Stand): State {
-  return { rows: readRows(stand), files: readFiles(stand.home) };
+  return { rows: readRows(stand), files: readFiles(stand) };
 }
 
 function readRows(stand: Stand): Rows | undefined {
@@ -42,7 +42,10 @@ function readRows(stand: Stand): Rows | undefined {
   using db = new Database(join(copy, "msb.db"), { readwrite: true });
   const all = (sql: string) => db.query(sql).values() as string[][];
   const first = (sql: string) => all(sql).map(([value]) => value!);
-  const trouble = [...first("PRAGMA integrity_check").filter((line) => line !== "ok"), ...all("PRAGMA foreign_key_check")];
+  const trouble = [
+    ...first("PRAGMA integrity_check").filter((line) => line !== "ok"),
+    ...all("PRAGMA foreign_key_check"),
+  ];
   if (trouble.length > 0) throw new Error(`the database is damaged: ${trouble.join("; ")}`);
   if (first("SELECT name FROM sqlite_master WHERE name = 'manifest'").length === 0) return undefined;
   return {
@@ -63,7 +66,8 @@ function readRows(stand: Stand): Rows | undefined {
   };
 }
 
-function readFiles(home: string): Map<string, string> {
+// Disks name the place of their cache: it is left out, so that two places can be compared.
+function readFiles({ home, root }: Stand): Map<string, string> {
   const cache = join(home, "cache");
   const files = new Map<string, string>();
   const walk = (folder: string) => {
@@ -73,7 +77,8 @@ function readFiles(home: string): Map<string, string> {
       // The cache's own folders are no content; one inside tmp/ is.
       if (stat.isDirectory() && relative(cache, folder) === "tmp") files.set(relative(cache, path), "folder");
       if (stat.isDirectory()) walk(path);
-      else if (!name.endsWith(".lock")) files.set(relative(cache, path), digestOf(readFileSync(path)));
+      else if (!name.endsWith(".lock"))
+        files.set(relative(cache, path), digestOf(Buffer.from(readFileSync(path, "latin1").replaceAll(root, ""))));
     }
   };
   if (existsSync(cache)) walk(cache);
@@ -145,8 +150,7 @@ export function expectReportedDone(stdout: string, { rows, files }: State, home:
   for (const reference of report.references ?? []) if (names.has(reference)) still("reference", reference);
   for (const digest of report.manifests ?? []) if (rows?.manifests.includes(digest)) still("manifest", digest);
   for (const diffId of report.layers ?? []) if (rows?.layers.includes(diffId)) still("layer", diffId);
-  for (const { path } of report.files ?? [])
-    if (files.has(relative(join(home, "cache"), path))) still("file", path);
+  for (const { path } of report.files ?? []) if (files.has(relative(join(home, "cache"), path))) still("file", path);
 }
 
 /** gc then leaves no stray and takes nothing that is needed, and msb lists exactly what is on record. */

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { IS_LONG, PATIENCE, REFUSAL, sample, Stands } from "./bench.ts";
+import { IS_LONG, PATIENCE, REFUSAL, Stands, sample } from "./bench.ts";
 import { kill, trace } from "./injection.ts";
 import { expectNothingLost, expectRecovery, expectReportedDone, readState, rowsOf } from "./invariants.ts";
 import { SCENARIOS } from "./scenario.ts";
@@ -30,7 +30,7 @@ describe.skipIf(REFUSAL !== undefined)(`SIGKILL${REFUSAL ? ` (${REFUSAL})` : ""}
       const reached = new Map<string, number>();
       const changes = sample(
         whole.boundaries.filter(({ changes }) => changes),
-        8,
+        12,
       );
       // Both places number their paths alike, but not the home that they lie in.
       const at = changes.map((boundary) => ({ ...boundary, path: boundary.path.slice(first.root.length) }));
@@ -50,7 +50,9 @@ describe.skipIf(REFUSAL !== undefined)(`SIGKILL${REFUSAL ? ` (${REFUSAL})` : ""}
           expectReportedDone(strike.stdout, now, stand.home);
           await expectRecovery(stand);
         } catch (error) {
-          throw new Error(`killed before ${where}: ${error instanceof Error ? error.message : error}`, { cause: error });
+          throw new Error(`killed before ${where}: ${error instanceof Error ? error.message : error}`, {
+            cause: error,
+          });
         }
         kills++;
       });

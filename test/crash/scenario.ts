@@ -79,7 +79,7 @@ export const SCENARIOS: Scenario[] = [
   {
     name: "rm",
     home: "store",
-    args: () => ["rm", "--force", "one:alias", "one:latest", "two:latest", "pinned:latest"],
+    args: () => ["rm", "one:alias", "one:latest", "two:latest"],
     code: 0,
     states: 2,
   },
