@@ -54,7 +54,8 @@ interface SystemError {
   syscall?: string;
 }
 
-function isSystemError(error: unknown): error is Error & SystemError {
+/** Whether a thrown value is a system call's failure, which says nothing about what a file holds. */
+export function isSystemError(error: unknown): error is Error & SystemError {
   return error instanceof Error && "code" in error && typeof error.code === "string" && error.code in ERRNO;
 }
 
@@ -71,6 +72,16 @@ export function asLarderError(error: unknown): LarderError {
     return new LarderError("failed", `${what}: ${ERRNO[error.code]}`, error);
   }
   return new LarderError("failed", error instanceof Error ? error.message : String(error), error);
+}
+
+/** Runs `work` on an open file, and gives the path to what fails: a call on a descriptor does not know it. */
+export function namingPath<T>(path: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (isSystemError(error)) error.path ??= path;
+    throw error;
+  }
 }
 
 /** Whether a thrown value is the system's error `code`, such as `ENOENT`. */

@@ -10,7 +10,7 @@ import {
   type Stats,
 } from "node:fs";
 import { join } from "node:path";
-import { isErrno, LarderError } from "../error.ts";
+import { isErrno, LarderError, namingPath } from "../error.ts";
 
 /** What `lstat` says, or undefined where nothing is. */
 export function measure(path: string): Stats | undefined {
@@ -93,7 +93,7 @@ export function openRegular<T>(path: string, use: (fd: number, stat: Stats) => T
   try {
     const stat = fstatSync(fd);
     if (!stat.isFile()) throw new LarderError("invalid", `"${path}" is not a regular file`);
-    return use(fd, stat);
+    return namingPath(path, () => use(fd, stat));
   } finally {
     closeSync(fd);
   }

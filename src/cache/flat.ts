@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { isSystemError } from "../error.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { namesIn, readRegular } from "./file.ts";
 import type { CachePaths } from "./paths.ts";
@@ -15,11 +16,13 @@ const FlatRef = v.object({
 
 export type FlatRef = v.InferOutput<typeof FlatRef>;
 
-/** Reads one flat ref; undefined where it is gone or msb would ignore it. */
+/** Reads one flat ref; undefined where it is gone or msb would ignore it. Throws where the system cannot read it. */
 export function readFlatRef(path: string): FlatRef | undefined {
   try {
     return v.parse(FlatRef, JSON.parse(readRegular(path) ?? ""));
-  } catch {
+  } catch (error) {
+    // Taken for a ref that names nothing, it would set free the blob that it names.
+    if (isSystemError(error)) throw error;
     return undefined;
   }
 }

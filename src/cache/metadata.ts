@@ -1,3 +1,4 @@
+import { isSystemError } from "../error.ts";
 import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { cacheKey } from "../oci/reference.ts";
@@ -18,12 +19,16 @@ export function readMetadataFile(path: string): ImageMetadata | undefined {
 // msb writes compact JSON with this key first (interop §5), so a file's head tells which image it is about.
 const HEAD = /^\{"manifest_digest":"(sha(?:256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128}))"/;
 
-/** Which manifest a metadata file is about; undefined where the file is gone or says nothing that can be read. */
+/**
+ * Which manifest a metadata file is about; undefined where the file is gone or says nothing that can be read. Throws
+ * where the system cannot read it: it may be the one that shows a catalogue to be lost.
+ */
 export function manifestNamedBy(path: string): Digest | undefined {
   try {
     const named = HEAD.exec(readHead(path, 160) ?? "")?.[1] as Digest | undefined;
     return named ?? readMetadataFile(path)?.manifest_digest;
-  } catch {
+  } catch (error) {
+    if (isSystemError(error)) throw error;
     return undefined;
   }
 }
@@ -69,7 +74,10 @@ export class YoungMetadataFiles {
         const metadata = readMetadataFile(file.path);
         if (metadata)
           young.push({ manifest: metadata.manifest_digest, layers: metadata.layers.map(({ diff_id }) => diff_id) });
-      } catch {}
+      } catch (error) {
+        // What it names may be wanted.
+        if (isSystemError(error)) throw error;
+      }
     }
     return young;
   }

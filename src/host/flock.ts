@@ -64,8 +64,10 @@ export function isLocked(path: string): boolean {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false;
-    // A link where a lock belongs is nobody's lock; what cannot be opened may be anyone's.
-    return !isErrno(error, "ELOOP");
+    // A link where a lock belongs is nobody's lock; another user's, which may not be opened, may be held.
+    if (isErrno(error, "ELOOP")) return false;
+    if (isErrno(error, "EACCES") || isErrno(error, "EPERM")) return true;
+    throw error;
   }
   try {
     // Shared, so that two processes that look do not take each other for the holder.

@@ -8,7 +8,7 @@ import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
 import { hasManifest } from "../db/manifests.ts";
 import { openForWriting } from "../db/open.ts";
-import { writeTransaction } from "../db/write.ts";
+import { explainSqlite, writeTransaction } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import { isLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
@@ -54,7 +54,7 @@ export async function sweep(
         wants.begin();
         work();
       }),
-    wanted: wanted ?? ((file) => wants.reason(file)),
+    wanted: wanted ?? ((file) => explainSqlite(larder.home.database, () => wants.reason(file))),
     ...(options.stopped && { stopped: options.stopped }),
   });
 }

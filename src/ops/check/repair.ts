@@ -7,8 +7,8 @@ import type { CacheFile } from "../../cache/paths.ts";
 import { danglingManifest, findImages, repointDangling } from "../../db/images.ts";
 import { setErofsSize } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
-import { writeTransaction } from "../../db/write.ts";
-import { asLarderError } from "../../error.ts";
+import { asCatalogueError, writeTransaction } from "../../db/write.ts";
+import { asLarderError, namingPath } from "../../error.ts";
 import { FileLock } from "../../host/flock.ts";
 import { adopt, makeFolder } from "../../host/ownership.ts";
 import type { Larder } from "../../larder.ts";
@@ -38,7 +38,7 @@ export async function repair(
   if (isCorrupt(problems)) return outcomes;
   const run = (kind: Mend["kind"], mendAll: (mends: Mend[]) => void) => {
     const mine = problems.filter(({ mend }) => mend?.kind === kind);
-    const outcome = attempt(() => mendAll(mine.map(({ mend }) => mend!)));
+    const outcome = attempt(larder, () => mendAll(mine.map(({ mend }) => mend!)));
     for (const problem of mine) outcomes.set(problem, outcome);
   };
   run("rebuild", (mends) => rebuild(larder, mends as MendOf<"rebuild">[]));
@@ -51,12 +51,12 @@ export async function repair(
   return outcomes;
 }
 
-function attempt(mend: () => void): Outcome {
+function attempt({ home }: Larder, mend: () => void): Outcome {
   try {
     mend();
     return { mended: true };
   } catch (error) {
-    return { mended: false, reason: asLarderError(error).message };
+    return { mended: false, reason: asLarderError(asCatalogueError(home.database, error)).message };
   }
 }
 
@@ -101,7 +101,7 @@ function* batches<T>(items: T[], size: number): Generator<T[]> {
 
 /** Writes a disk anew with its files where they lie now: beside it first, then in its place. */
 function relocate(larder: Larder, file: CacheFile): Outcome {
-  return attempt(() => {
+  return attempt(larder, () => {
     using lock = FileLock.take(file.lock!);
     if (!lock) throw new Error(`its lock is held ("${file.lock}")`);
     if (!canRelocate(larder, readExtents(file.path))) throw new Error("a file that it joins is gone by now");
@@ -113,8 +113,10 @@ function relocate(larder: Larder, file: CacheFile): Outcome {
     const fd = openSync(staged, "wx", 0o644);
     try {
       adopt(fd, dirname(file.path));
-      writeSync(fd, text);
-      fsyncSync(fd);
+      namingPath(staged, () => {
+        writeSync(fd, text);
+        fsyncSync(fd);
+      });
     } finally {
       closeSync(fd);
     }

@@ -1,0 +1,67 @@
+import { hasTool } from "../tools.ts";
+import { type Boundary, tracingRefused } from "./injection.ts";
+import { Stand } from "./scenario.ts";
+
+/** Whether to strike at every boundary with everything, and not at a sample that fits into `verify`. */
+export const IS_LONG = process.env.LARDER_BENCH === "long";
+
+/** Why nothing can be injected here, or undefined. A missing tool fails on CI; a missing privilege does not. */
+export const REFUSAL = hasTool("strace") ? tracingRefused() : "strace is not installed";
+
+/** Long enough for any machine: the bench is over when it is over. */
+export const PATIENCE = { timeout: IS_LONG ? 7_200_000 : 600_000 };
+
+/**
+ * What to strike in the short form: every call that makes, moves, cuts or removes a file, and each `nth` of those of
+ * which there are many alike.
+ */
+export function sample(boundaries: Boundary[], nth: number): Boundary[] {
+  if (IS_LONG) return boundaries;
+  const seen = new Map<string, number>();
+  return boundaries.filter(({ call, changes }) => {
+    if (changes && !/^p?write|sync$/.test(call)) return true;
+    const kind = `${call} ${changes}`;
+    const count = seen.get(kind) ?? 0;
+    seen.set(kind, count + 1);
+    return count % nth === 0;
+  });
+}
+
+const SHOWN = 40;
+
+/** Places where homes are made, one for each thing that is done at a time. */
+export class Stands implements Disposable {
+  private constructor(private readonly stands: Stand[]) {}
+
+  static async build(): Promise<Stands> {
+    return new Stands([await Stand.build(), await Stand.build()]);
+  }
+
+  /** One of them, for what is done alone. */
+  get first(): Stand {
+    return this.stands[0]!;
+  }
+
+  /** Does `work` with every item, on each place one after the other, and throws all that failed at the end. */
+  async each<T>(items: T[], work: (stand: Stand, item: T, index: number) => Promise<void>): Promise<void> {
+    const failures: string[] = [];
+    let next = 0;
+    await Promise.all(
+      this.stands.map(async (stand) => {
+        for (let index = next++; index < items.length; index = next++) {
+          try {
+            await work(stand, items[index]!, index);
+          } catch (error) {
+            failures.push(error instanceof Error ? error.message : String(error));
+          }
+        }
+      }),
+    );
+    if (failures.length > 0)
+      throw new Error(`${failures.length} of ${items.length}:\n${failures.slice(0, SHOWN).join("\n")}`);
+  }
+
+  [Symbol.dispose](): void {
+    for (const stand of this.stands) stand[Symbol.dispose]();
+  }
+}
