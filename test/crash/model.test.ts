@@ -384,11 +384,7 @@ class Pair {
   private async collect<
     R extends DiskReport & { manifests: string[]; layers: string[]; unaccounted: string | null },
     E extends Expected,
-  >(
-    dry: boolean,
-    act: (dryRun: boolean) => Promise<R>,
-    predict: () => E,
-  ): Promise<{ report: R; expected: E }[]> {
+  >(dry: boolean, act: (dryRun: boolean) => Promise<R>, predict: () => E): Promise<{ report: R; expected: E }[]> {
     let expected: E;
     const planned = dry ? await settle(act(true)) : undefined;
     if (dry) this.compare();
@@ -441,12 +437,32 @@ class Pair {
 
   private catalogue() {
     const { db } = this.larder;
-    const texts = (sql: string) => db.query<{ row: string }, []>(sql).all().map(({ row }) => row);
+    const texts = (sql: string) =>
+      db
+        .query<{ row: string }, []>(sql)
+        .all()
+        .map(({ row }) => row);
     return {
-      names: texts("SELECT concat_ws(' ', reference, m.digest) AS row FROM image_ref JOIN manifest AS m ON m.id = manifest_id ORDER BY 1"),
-      junctions: texts("SELECT concat_ws(' ', m.digest, position, l.diff_id) AS row FROM manifest_layer AS j JOIN manifest AS m ON m.id = j.manifest_id JOIN layer AS l ON l.id = j.layer_id ORDER BY m.digest, position"),
+      names: texts(
+        `SELECT concat_ws(' ', reference, m.digest) AS row
+         FROM image_ref
+         JOIN manifest AS m ON m.id = manifest_id
+         ORDER BY 1`,
+      ),
+      junctions: texts(
+        `SELECT concat_ws(' ', m.digest, position, l.diff_id) AS row
+         FROM manifest_layer AS j
+         JOIN manifest AS m ON m.id = j.manifest_id
+         JOIN layer AS l ON l.id = j.layer_id
+         ORDER BY m.digest, position`,
+      ),
       layers: texts("SELECT concat_ws(' ', diff_id, erofs_size_bytes) AS row FROM layer ORDER BY 1"),
-      configs: texts("SELECT m.digest AS row FROM config AS c LEFT JOIN manifest AS m ON m.id = c.manifest_id ORDER BY 1"),
+      configs: texts(
+        `SELECT m.digest AS row
+         FROM config AS c
+         LEFT JOIN manifest AS m ON m.id = c.manifest_id
+         ORDER BY 1`,
+      ),
       manifests: texts("SELECT digest AS row FROM manifest ORDER BY 1"),
     };
   }
@@ -459,7 +475,9 @@ class Pair {
       junctions: digests.flatMap((digest) =>
         manifests.get(digest)!.image.layers.map(({ diffId }, i) => `${digest} ${i} ${diffId}`),
       ),
-      layers: [...layers].map(([diffId, { erofsSize }]) => (erofsSize === null ? diffId : `${diffId} ${erofsSize}`)).sort(),
+      layers: [...layers]
+        .map(([diffId, { erofsSize }]) => (erofsSize === null ? diffId : `${diffId} ${erofsSize}`))
+        .sort(),
       configs: digests,
       manifests: digests,
     };
