@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { run } from "../larder.ts";
 import { IMAGES, REFERENCES } from "./oracle.ts";
 import { IS_LONG, printFigures, Random } from "./random.ts";
-import { Store, treeOf } from "./store.ts";
+import { Stage, treeOf } from "./stage.ts";
 
 const CASES = IS_LONG ? 3000 : 500;
 const COMMANDS = [
@@ -54,28 +54,28 @@ describe("a damaged database", () => {
   afterAll(() => printFigures("damage", figures));
 
   /** A home of three images, with a database whose newest rows lie in the WAL. */
-  function makeStore(): { store: Store; files: Map<string, Buffer> } {
-    const store = new Store();
-    store.add(REFERENCES[0]!, IMAGES[0]!);
-    store.add(REFERENCES[4]!, IMAGES[4]!);
+  function makeStage(): { stage: Stage; files: Map<string, Buffer> } {
+    const stage = new Stage();
+    stage.add(REFERENCES[0]!, IMAGES[0]!);
+    stage.add(REFERENCES[4]!, IMAGES[4]!);
     // While another connection is open the last to close does not fold the WAL in.
-    const reader = new Database(store.home.database, { readonly: true });
+    const reader = new Database(stage.home.database, { readonly: true });
     reader.query("SELECT 1 FROM manifest").get();
-    store.add(REFERENCES[2]!, IMAGES[2]!);
+    stage.add(REFERENCES[2]!, IMAGES[2]!);
     const files = new Map<string, Buffer>();
     for (const name of ["msb.db", "msb.db-wal"])
-      files.set(name, readFileSync(join(dirname(store.home.database), name)));
+      files.set(name, readFileSync(join(dirname(stage.home.database), name)));
     reader.close();
-    return { store, files };
+    return { stage, files };
   }
 
   test("costs no file that an image needs, whatever runs on it", async () => {
-    const { store, files } = makeStore();
-    using _ = store;
-    const database = dirname(store.home.database);
-    const restore = store.keep();
-    const canary = treeOf(store.canary);
-    const before = store.files();
+    const { stage, files } = makeStage();
+    using _ = stage;
+    const database = dirname(stage.home.database);
+    const restore = stage.keep();
+    const canary = treeOf(stage.canary);
+    const before = stage.files();
     // What goes with the one image that is removed, and no other image has.
     const own = new Set([...IMAGES[2]!.layers.slice(1).map(({ diffId }) => diffId), IMAGES[2]!.digest]);
     const isOwn = (path: string) =>
@@ -90,17 +90,17 @@ describe("a damaged database", () => {
       rmSync(database, { recursive: true });
       mkdirSync(database);
       for (const [name, bytes] of copies) writeFileSync(join(database, name), bytes);
-      const { code, stderr } = await run([...args, "--home", store.home.root]);
+      const { code, stderr } = await run([...args, "--home", stage.home.root]);
       const told = `case ${i}: ${how}; larder ${args.join(" ")} exited with ${code}: ${stderr}`;
       if (![0, 1, 3, 5, 75].includes(code) || /^\s+at |Bun v|panic/m.test(stderr)) throw new Error(told);
-      const after = store.files();
+      const after = stage.files();
       const gone = before.filter((path) => !after.includes(path));
       isClean = gone.length === 0;
-      const broken = isDamaged(join(store.folder, "copy"), copies);
+      const broken = isDamaged(join(stage.folder, "copy"), copies);
       const allowed = args[0] === "rm" && !broken ? gone.filter(isOwn) : [];
       const lost = gone.filter((path) => !allowed.includes(path));
       if (lost.length > 0) throw new Error(`${told}\ngone: ${lost}`);
-      expect(treeOf(store.canary)).toEqual(canary);
+      expect(treeOf(stage.canary)).toEqual(canary);
       figures.cases++;
       if (broken) figures.damaged++;
       if (code === 5) figures.refused++;

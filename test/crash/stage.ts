@@ -22,9 +22,9 @@ import { IMAGES, type OracleImage, type OracleReference, pathOf, REFERENCES } fr
 const DAY = 24 * 60 * 60 * 1000;
 
 /** A home made without msb, two days old, in a folder with a canary beside it that nothing may touch. */
-export class Store {
+export class Stage {
   // Thousands of commits: memory, where there is some, is a file system like any other.
-  readonly folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "larder-store-"));
+  readonly folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "larder-stage-"));
   readonly canary = join(this.folder, "canary");
   readonly home: Home;
 
@@ -51,7 +51,7 @@ export class Store {
   add(reference: OracleReference, image: OracleImage, ms = 2 * DAY): void {
     this.plant(reference, image, ms);
     this.use((larder) => {
-      const metadata = parseMetadata(JSON.stringify(metadataOf(image)), "store");
+      const metadata = parseMetadata(JSON.stringify(metadataOf(image)), "stage");
       persist({ ...larder, now: () => Date.now() - ms }, [{ reference: reference.typed, metadata }]);
     });
   }
