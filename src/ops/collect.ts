@@ -2,6 +2,7 @@ import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
 import { collectManifests } from "../db/collect.ts";
 import { deleteReferences } from "../db/images.ts";
+import { refuseDamaged } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf, orphanLayers } from "../db/layers.ts";
 import { referencesOf, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
@@ -63,7 +64,8 @@ export interface CollectedRows {
 }
 
 /**
- * Plans a collection: what is selected, untagged unpinned manifests, orphan layers and stray files. Throws `damaged` while what is in use cannot be told.
+ * Plans a collection: what is selected, untagged unpinned manifests, orphan layers and stray files. Throws `damaged`
+ * for a damaged database, and while what is in use cannot be told.
  */
 export function planCollection(
   larder: Larder,
@@ -71,6 +73,7 @@ export function planCollection(
   options: CollectOptions,
   { evicted, spare, strays }: Selection = { evicted: [], spare: new Set() },
 ): CollectionPlan {
+  refuseDamaged(larder.db, larder.home.database);
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, evicted, spare));
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));

@@ -1,5 +1,6 @@
 import { collectManifests } from "../db/collect.ts";
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
+import { refuseDamaged } from "../db/integrity.ts";
 import { layersOnlyOf } from "../db/layers.ts";
 import { referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
@@ -52,6 +53,7 @@ export interface RemoveReport extends DiskReport {
 /** Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. */
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
+  refuseDamaged(db, larder.home.database);
   const pins = new PinWatch(larder);
   const decide = () => decideRemoval(larder, options, pins);
   if (options.dryRun) {

