@@ -13,7 +13,7 @@ async function verify(): Promise<number> {
     if (code !== 0) return code;
   }
   await build();
-  const code = await run(["bun", "test", "--reporter=junit", `--reporter-outfile=${REPORT}`]);
+  const code = await run(["bun", "run", "test", "--reporter=junit", `--reporter-outfile=${REPORT}`]);
   console.log(await summarize());
   return code;
 }

@@ -9,7 +9,7 @@ import { findRunningScratch, findRunningWork } from "./work.ts";
 export interface Target extends CacheFile {
   inode: number;
   mtimeMs: number;
-  ctimeMs: number;
+  ctimeMs: number | null;
   /** Allocated bytes. */
   bytes: number;
 }
@@ -64,7 +64,8 @@ export function target(file: CacheFile): Target | Skipped | undefined {
     ...file,
     inode: stat.ino,
     mtimeMs: stat.mtimeMs,
-    ctimeMs: stat.ctimeMs,
+    // The other link of a file may go in the same sweep, and that changes its ctime.
+    ctimeMs: stat.nlink > 1 ? null : stat.ctimeMs,
     bytes: measureTree(file.path).allocated,
   };
 }
@@ -167,7 +168,11 @@ const NO_LOCK = { [Symbol.dispose]() {} };
 
 // A new file may get the inode of the one before it, and any mtime, but not its ctime.
 function isSame(now: Stats, planned: Target): boolean {
-  return now.ino === planned.inode && now.mtimeMs === planned.mtimeMs && now.ctimeMs === planned.ctimeMs;
+  return (
+    now.ino === planned.inode &&
+    now.mtimeMs === planned.mtimeMs &&
+    (planned.ctimeMs === null || now.ctimeMs === planned.ctimeMs)
+  );
 }
 
 function remove(file: Target, stat: Stats): void {

@@ -127,7 +127,8 @@ function findBoundaries(log: string, { home, stdout, stderr }: Stand): Boundary[
     );
     for (const path of paths) counts.set(`${call} ${path}`, (counts.get(`${call} ${path}`) ?? 0) + 1);
     const [path] = paths;
-    if (path === undefined) continue;
+    // A call that found nothing has changed nothing.
+    if (path === undefined || rest.includes(" = -1 ENOENT ")) continue;
     const changes = OPENING.includes(call) ? /O_CREAT|O_TRUNC/.test(rest) : CHANGING.includes(call);
     boundaries.push({ call, path, count: counts.get(`${call} ${path}`)!, changes });
   }

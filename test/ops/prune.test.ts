@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, utimesSync } from "node:fs";
+import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import type { Larder } from "../../src/larder.ts";
 import {
@@ -223,12 +224,12 @@ describe("prune", () => {
     expect(report.skipped.map(({ path }) => path)).toContain(store.layerPath("b"));
   });
 
-  test("keeps an image whose metadata file the running work may just have written", async () => {
+  test("keeps an image whose metadata file a running load may just have written", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
     const now = Date.now() / 1000;
     utimesSync(store.metadataPath("acme/a:1"), now, now);
-    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    utimesSync(store.file(join(store.cache, "tmp", "load-0-1-0.blob"), 0), now, now);
     const report = await pruneStore(store, { unused: true });
     expect(report.decisions[0]!.cause).toBe("locked");
     expect(store.references()).toEqual(["acme/a:1"]);
