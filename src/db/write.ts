@@ -49,6 +49,9 @@ function isLeased(db: Database): boolean {
   return expires === undefined || expires.ms > Date.now();
 }
 
+// What SQLite's write-ahead log and its index take at their least, and a change of a few hundred images.
+const ROOM = "about 1 MiB, and more for a change of thousands of images";
+
 const SENTENCES: [prefix: string, code: "busy" | "damaged" | "failed", sentence: string][] = [
   ["SQLITE_BUSY", "busy", "another process is writing to it; try again"],
   ["SQLITE_LOCKED", "busy", "another process is writing to it; try again"],
@@ -58,15 +61,11 @@ const SENTENCES: [prefix: string, code: "busy" | "damaged" | "failed", sentence:
     "damaged",
     "it is damaged (restore it from a backup; `larder check` names what it can still read)",
   ],
-  [
-    "SQLITE_FULL",
-    "failed",
-    "no space is left on the device (SQLite needs room for its write-ahead log beside the database)",
-  ],
+  ["SQLITE_FULL", "failed", `no space is left on the device (SQLite's write-ahead log beside it needs ${ROOM})`],
   [
     "SQLITE_IOERR",
     "failed",
-    "the device reported an input/output error, or no space is left for SQLite's files beside it",
+    `the device reported an input/output error, or no space is left for SQLite's files beside it (they need ${ROOM})`,
   ],
   [
     "SQLITE_READONLY",

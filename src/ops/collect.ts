@@ -61,6 +61,11 @@ export interface CollectedRows {
   references: string[];
   /** Images that were to go, and stayed because something had changed. */
   spared: { digest: string; reason: string }[];
+  /**
+   * What ended the work after some of it was committed, to be thrown once the files of that are swept: on a full disk
+   * they make room for the next attempt.
+   */
+  failure?: unknown;
 }
 
 /**
@@ -150,10 +155,26 @@ export async function collectRows(
   larder: Larder,
   plan: CollectionPlan,
   pins: PinWatch,
-  { stopped }: SweepOptions,
+  options: SweepOptions,
 ): Promise<CollectedRows> {
-  const { db } = larder;
   const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
+  try {
+    await collectBatches(larder, plan, pins, options, rows);
+    return rows;
+  } catch (failure) {
+    if (rows.manifests.length + rows.references.length + rows.layers.length === 0) throw failure;
+    return { ...rows, failure };
+  }
+}
+
+async function collectBatches(
+  larder: Larder,
+  plan: CollectionPlan,
+  pins: PinWatch,
+  { stopped }: SweepOptions,
+  rows: CollectedRows,
+): Promise<void> {
+  const { db } = larder;
   for (let i = 0; i < plan.leaving.length && !stopped?.(); i += BATCH) {
     const batch = plan.leaving.slice(i, i + BATCH);
     const done = writeTransaction(db, () => collectBatch(larder, batch, pins));
@@ -167,7 +188,6 @@ export async function collectRows(
     rows.layers.push(...writeTransaction(db, () => deleteOrphans(db, ids)));
     await Bun.sleep(0);
   }
-  return rows;
 }
 
 // Manifests in one transaction: about 30 ms, and msb takes the write lock at every start.

@@ -34,10 +34,9 @@ export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> 
   if (options.dryRun)
     return { ...reportRows(plan, plannedRows(plan)), ...reportPlanned(larder, plan.targets, plan.skipped) };
   const rows = await collectRows(larder, plan, pins, options);
-  return {
-    ...reportRows(plan, rows),
-    ...reportDeleted(larder, await sweep(larder, plan.targets, options), plan.skipped),
-  };
+  const deleted = await sweep(larder, plan.targets, options);
+  if (rows.failure !== undefined) throw rows.failure;
+  return { ...reportRows(plan, rows), ...reportDeleted(larder, deleted, plan.skipped) };
 }
 
 /** The rows of a plan, as a dry run reports them. */

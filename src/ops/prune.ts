@@ -75,6 +75,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   }
   const rows = await collectRows(larder, collection, pins, options);
   const deleted = await sweep(larder, collection.targets, options);
+  if (rows.failure !== undefined) throw rows.failure;
   return { ...report(plan, used, collection, rows), ...reportDeleted(larder, deleted, collection.skipped) };
 }
 

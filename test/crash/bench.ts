@@ -12,18 +12,18 @@ export const REFUSAL = hasTool("strace") ? tracingRefused() : "strace is not ins
 export const PATIENCE = { timeout: IS_LONG ? 7_200_000 : 600_000 };
 
 /**
- * What to strike in the short form: every call that makes, moves, cuts or removes a file, and each `nth` of those of
- * which there are many alike.
+ * What to strike in the short form: of the calls that take away, move or make a name each `names`th, and of all others,
+ * of which there are many alike, each `others`th.
  */
-export function sample(boundaries: Boundary[], nth: number): Boundary[] {
+export function sample(boundaries: Boundary[], { names, others }: { names: number; others: number }): Boundary[] {
   if (IS_LONG) return boundaries;
   const seen = new Map<string, number>();
   return boundaries.filter(({ call, changes }) => {
-    if (changes && !/^p?write|sync$/.test(call)) return true;
-    const kind = `${call} ${changes}`;
+    const isName = /^(unlink|rmdir|rename|mkdir)/.test(call);
+    const kind = isName ? "name" : `${call} ${changes}`;
     const count = seen.get(kind) ?? 0;
     seen.set(kind, count + 1);
-    return count % nth === 0;
+    return count % (isName ? names : others) === 0;
   });
 }
 

@@ -30,7 +30,7 @@ describe.skipIf(REFUSAL !== undefined)(`SIGKILL${REFUSAL ? ` (${REFUSAL})` : ""}
       const reached = new Map<string, number>();
       const changes = sample(
         whole.boundaries.filter(({ changes }) => changes),
-        12,
+        { names: 1, others: 16 },
       );
       // Both places number their paths alike, but not the home that they lie in.
       const at = changes.map((boundary) => ({ ...boundary, path: boundary.path.slice(first.root.length) }));
@@ -43,7 +43,7 @@ describe.skipIf(REFUSAL !== undefined)(`SIGKILL${REFUSAL ? ` (${REFUSAL})` : ""}
         const where = `${boundary.call} ${boundary.count} of ${boundary.path}`;
         try {
           expect(strike.struck).toBe(true);
-          if (boundary.call === "unlink") expect(existsSync(boundary.path)).toBe(true);
+          if (boundary.call === "unlink" && !boundary.fails) expect(existsSync(boundary.path)).toBe(true);
           const now = readState(stand);
           states[index] = rowsOf(now);
           expectNothingLost(stand, before, now, repairs);

@@ -133,11 +133,18 @@ export class Stand implements Disposable {
     return join(this.folder.path, name);
   }
 
-  /** Makes the home anew, as a scenario starts; `at` puts the copy elsewhere. */
-  reset(home: Scenario["home"], at = this.home): void {
-    rmSync(at, { recursive: true, force: true });
+  /** Makes the home anew, as a scenario starts. */
+  reset(home: Scenario["home"]): void {
+    rmSync(this.home, { recursive: true, force: true });
+    if (home === "store") this.restore();
+  }
+
+  /** Copies the store into the home, which may be there and empty. */
+  restore(): void {
     // cp, since only it keeps the times of folders as well.
-    if (home === "store") Bun.spawnSync(["cp", "-a", this.template, at]);
+    Bun.spawnSync(["mkdir", "-p", this.home]);
+    const { exitCode, stderr } = Bun.spawnSync(["cp", "-a", `${this.template}/.`, this.home]);
+    if (exitCode !== 0) throw new Error(stderr.toString());
   }
 
   [Symbol.dispose](): void {

@@ -1,0 +1,119 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync, rmSync, statfsSync, unlinkSync } from "node:fs";
+import { join } from "node:path";
+import { larder, TemporaryFolder } from "../larder.ts";
+import { IS_LONG, PATIENCE } from "./bench.ts";
+import { expectNothingLost, expectRecovery, readState, rowsOf, textOf } from "./invariants.ts";
+import { SCENARIOS, Stand } from "./scenario.ts";
+
+const KIB = 1024;
+const DISK = 8 * KIB * KIB;
+/** What is left free, in KiB: a page cache page is the least step. */
+const LEVELS = IS_LONG ? Array.from({ length: 256 }, (_, i) => 4 * i) : [0, 4, 16, 36, 56, 68, 80, 100, 160, 260, 400];
+
+let stand: Stand;
+let runs = 0;
+
+// Repair writes in many steps, and each that finds no room is reported by itself.
+const COMMANDS = SCENARIOS.filter(({ name }) => !name.startsWith("check"));
+const REFUSAL = mountingRefused();
+
+describe.skipIf(REFUSAL !== undefined)(`full disk${REFUSAL ? ` (${REFUSAL})` : ""}`, () => {
+  beforeAll(async () => {
+    stand = await Stand.build();
+  });
+  afterAll(() => {
+    stand[Symbol.dispose]();
+    console.log(`${runs} runs on a full disk`);
+  });
+
+  test.each(COMMANDS)(
+    "$name does its work with 1 MiB free",
+    async ({ home, args, code }) => {
+      using disk = new SmallDisk(stand, home, KIB);
+      const before = disk.free();
+      const ended = await larder(stand.home, ...args(stand.input));
+      expect(ended.stderr).not.toContain("larder:");
+      expect(ended.code).toBe(code);
+      if (!args("")[0]!.startsWith("persist")) expect(disk.free()).toBeGreaterThan(before);
+      await expectRecovery(stand);
+      runs++;
+    },
+    PATIENCE,
+  );
+
+  test.each(COMMANDS)(
+    "$name does its work, or says how much it needs, with less",
+    async ({ name, home, args, code }) => {
+      const collects = name === "gc" || name === "prune";
+      for (const level of LEVELS) {
+        using disk = new SmallDisk(stand, home, level);
+        const before = readState(stand);
+        const ended = await larder(stand.home, ...args(stand.input));
+        const now = readState(stand);
+        const what = { level, code: ended.code, stderr: ended.stderr };
+        expectNothingLost(stand, before, now, false);
+        if (ended.code === code) {
+          expect({ ...what, changed: rowsOf(now) !== rowsOf(before) }).toEqual({ ...what, changed: true });
+        } else {
+          // A collection commits more than once: what it had committed is swept before it fails.
+          if (rowsOf(now) === rowsOf(before)) expect(textOf(now)).toBe(textOf(before));
+          else expect(collects && now.files.size < before.files.size).toBe(true);
+          expect(what).toEqual({ ...what, code: 1 });
+          expect(ended.stderr).toMatch(/^larder: .*no space is left.* needs?.* about 1 MiB/m);
+          expect(ended.stderr).toContain(stand.home);
+          expect(ended.stderr).not.toMatch(/^\s+at /m);
+        }
+        disk.empty();
+        await expectRecovery(stand);
+        runs++;
+      }
+    },
+    PATIENCE,
+  );
+});
+
+/** A home on a file system of its own, on which `free` KiB are left. */
+class SmallDisk implements Disposable {
+  private readonly ballast: string;
+
+  constructor(
+    private readonly stand: Stand,
+    home: "store" | "none",
+    free: number,
+  ) {
+    rmSync(stand.home, { recursive: true, force: true });
+    mkdirSync(stand.home);
+    run("mount", "-t", "tmpfs", "-o", `size=${DISK}`, "tmpfs", stand.home);
+    if (home === "store") stand.restore();
+    this.ballast = join(stand.home, "ballast");
+    run("fallocate", "-l", String(this.free() - free * KIB), this.ballast);
+  }
+
+  free(): number {
+    const { bavail, bsize } = statfsSync(this.stand.home);
+    return bavail * bsize;
+  }
+
+  /** Makes room again. */
+  empty(): void {
+    unlinkSync(this.ballast);
+  }
+
+  [Symbol.dispose](): void {
+    run("umount", this.stand.home);
+  }
+}
+
+function run(...command: string[]): void {
+  const { exitCode, stderr } = Bun.spawnSync(command);
+  if (exitCode !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
+}
+
+function mountingRefused(): string | undefined {
+  using folder = new TemporaryFolder();
+  const { exitCode, stderr } = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder.path]);
+  if (exitCode !== 0) return `no privilege to mount a file system: ${stderr.toString().trim()}`;
+  run("umount", folder.path);
+  return undefined;
+}
