@@ -36,6 +36,7 @@ import {
   pathOf,
   REFERENCES,
   Refusal,
+  UNREADABLE,
 } from "./oracle.ts";
 import { IS_LONG, printFigures, Random } from "./random.ts";
 
@@ -285,7 +286,13 @@ class Pair {
     if (kind === "foreign") this.write(`layers/notes-${number}.txt`, "x", stray, age);
     if (kind === "bad metadata") this.write(`manifests/${digest.slice(7)}.json`, "{", stray, age);
     if (kind === "metadata part") this.write(`manifests/${digest.slice(7)}.json.part`, "{", stray, age);
-    if (kind === "flat ref") this.write(pathOf("flat/refs", digest, ".json"), "{", stray, age);
+    if (kind === "flat ref")
+      this.write(
+        pathOf("flat/refs", digest, ".json"),
+        "{",
+        { kind: "flat_ref", manifest: digest, artifact: UNREADABLE },
+        age,
+      );
     if (kind === "flat blob")
       this.write(pathOf("flat/blobs", digest, ".raw"), "x", { kind: "flat_blob", artifact: digest }, age);
     if (kind === "download") this.write(`tmp/${digest.replace(":", "_")}.part`, "x", scratch, age);
