@@ -57,7 +57,6 @@ describe("pulls by msb", () => {
       await using registry = serveRegistry(IMAGES);
       const random = new Random(1);
       const pulled = new Map<string, ImageSpec>();
-      const removing = new Set<string>();
       let isDone = false;
 
       async function pull(): Promise<void> {
@@ -87,7 +86,6 @@ describe("pulls by msb", () => {
       async function remove(): Promise<void> {
         while (!isDone) {
           const tag = `${registry.host}/${random.pick(IMAGES).tags[0]}`;
-          removing.add(tag);
           const { code, stderr } = await larder(home, "rm", "--ignore", tag);
           figures.removals++;
           if (![0, 75].includes(code)) throw new Error(`larder exited with ${code}: ${stderr}`);
