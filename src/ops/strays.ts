@@ -10,7 +10,6 @@ import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import type { Larder } from "../larder.ts";
-import type { Digest } from "../oci/digest.ts";
 import { cacheKey, isReference } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
 
@@ -30,15 +29,16 @@ export function findStrays(larder: Larder, grace: number): Strays {
   const old = targets.filter(({ mtimeMs }) => now - mtimeMs >= grace);
   const young = targets.filter(({ mtimeMs }) => now - mtimeMs < grace);
   // A ref that stays keeps its blob, whatever the age of that.
-  const kept = blobsOf(young);
+  const kept = new FlatBlobs();
+  for (const { kind, path } of young) if (kind === "flat_ref") kept.add(path);
   return {
-    targets: old.filter(({ kind, digest }) => kind !== "flat_blob" || !kept.has(digest!)),
+    targets: old.filter(({ kind, digest }) => kind !== "flat_blob" || !kept.needs(digest!)),
     skipped: [
       ...outside.map((path): Skipped => ({ kind: "foreign", path, reason: "it is a link, and may lead anywhere" })),
       ...skipped,
       ...young.map((file) => skip(file, "it is younger than the grace period")),
       ...old
-        .filter(({ kind, digest }) => kind === "flat_blob" && kept.has(digest!))
+        .filter(({ kind, digest }) => kind === "flat_blob" && kept.needs(digest!))
         .map((file) => skip(file, "a flat ref needs it")),
     ],
   };
@@ -51,11 +51,6 @@ function leadsOut({ cache }: Larder, folder: string): boolean {
 
 function skip({ kind, path }: Target, reason: string): Skipped {
   return { kind, path, reason };
-}
-
-function blobsOf(files: Target[]): Set<Digest> {
-  const refs = files.filter(({ kind }) => kind === "flat_ref");
-  return new Set(refs.flatMap(({ path }) => readFlatRef(path)?.artifact_digest ?? []));
 }
 
 function* unaccounted(larder: Larder): Generator<CacheFile> {

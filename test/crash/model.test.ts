@@ -36,6 +36,7 @@ import {
   pathOf,
   REFERENCES,
   Refusal,
+  UNREADABLE,
 } from "./oracle.ts";
 import { IS_LONG, printFigures, Random } from "./random.ts";
 
@@ -285,22 +286,13 @@ class Pair {
     if (kind === "foreign") this.write(`layers/notes-${number}.txt`, "x", stray, age);
     if (kind === "bad metadata") this.write(`manifests/${digest.slice(7)}.json`, "{", stray, age);
     if (kind === "metadata part") this.write(`manifests/${digest.slice(7)}.json.part`, "{", stray, age);
-    if (kind === "flat ref") {
-      const artifact = digest.replace("sha256:0", "sha256:f");
-      const ref = {
-        schema: 1,
-        manifest_digest: digest,
-        derivation_digest: digest,
-        artifact_digest: artifact,
-        virtual_size_bytes: 1,
-      };
+    if (kind === "flat ref")
       this.write(
         pathOf("flat/refs", digest, ".json"),
-        JSON.stringify(ref),
-        { kind: "flat_ref", manifest: digest, artifact },
+        "{",
+        { kind: "flat_ref", manifest: digest, artifact: UNREADABLE },
         age,
       );
-    }
     if (kind === "flat blob")
       this.write(pathOf("flat/blobs", digest, ".raw"), "x", { kind: "flat_blob", artifact: digest }, age);
     if (kind === "download") this.write(`tmp/${digest.replace(":", "_")}.part`, "x", scratch, age);

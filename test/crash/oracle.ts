@@ -16,6 +16,9 @@ export interface OracleReference {
   repository: string;
 }
 
+/** The artifact of a flat ref that cannot be read: it may name any blob, so no blob goes beside it. */
+export const UNREADABLE = "unreadable";
+
 /** What a file in the cache belongs to. Scratch lies in `tmp/`; a folder is one where larder expects a file. */
 export type Owner =
   | { kind: "metadata"; canonical: string; manifest: string; layers: string[] }
@@ -146,7 +149,7 @@ export class Oracle {
       }
     }
     const layers = this.layersOnlyOf(dead);
-    const targets = this.filesOf(dropped, dead, layers);
+    const targets = this.filesOf(dropped, dead, layers, []);
     this.dropRows(dropped, dead, layers);
     return { ...this.report(dropped, dead, layers, this.sweep(targets, grace), []), untagged, refused };
   }
@@ -307,8 +310,10 @@ export class Oracle {
     const orphans = [...this.layers.keys()].filter((diffId) => !this.isHeld(diffId, new Set()));
     const layers = new Set([...orphans, ...this.layersOnlyOf(dead)]);
     const strays = layersOnly ? [] : this.strays();
-    const young = strays.filter((path) => !this.isOld(path, grace) || this.files.get(path)!.owner.kind === "folder");
-    const targets = [...this.filesOf(dropped, dead, layers), ...strays.filter((path) => !young.includes(path))];
+    const isYoung = (path: string) => !this.isOld(path, grace) || this.files.get(path)!.owner.kind === "folder";
+    const young = strays.filter((path) => isYoung(path) || this.isNamedBy(path, strays.filter(isYoung)));
+    const old = strays.filter((path) => !young.includes(path));
+    const targets = [...this.filesOf(dropped, dead, layers, old), ...old];
     const outside = targets.filter((path) => !path.startsWith("tmp/"));
     if (outside.length > 0 && !sweepUnrecorded && this.isUnaccounted(grace)) {
       const swept = this.sweep(
@@ -338,18 +343,22 @@ export class Oracle {
     return [...this.manifests].some(([digest, { image }]) => !without.has(digest) && holds(image, diffId));
   }
 
-  private filesOf(dropped: Name[], dead: Set<string>, layers: Set<string>): string[] {
+  /** Whether a file is a flat blob that one of these refs names. */
+  private isNamedBy(path: string, refs: string[]): boolean {
+    const { owner } = this.files.get(path)!;
+    return owner.kind === "flat_blob" && refs.some((ref) => namesBlob(this.files.get(ref)!.owner, owner.artifact));
+  }
+
+  // `going` are strays that go at the same time, and so keep no blob.
+  private filesOf(dropped: Name[], dead: Set<string>, layers: Set<string>, going: string[]): string[] {
     const rest = [...this.names.values()].filter((name) => !dropped.includes(name));
     const keys = dropped
       .filter(({ reference }) => !rest.some((name) => name.reference.canonical === reference.canonical))
       .map(({ reference }) => `manifests/${reference.key}.json`);
     const refs = [...dead].map((digest) => pathOf("flat/refs", digest, ".json"));
     const blobs = [...dead].flatMap((digest) => this.flatArtifactOf(digest) ?? []);
-    const kept = blobs.filter((artifact) =>
-      [...this.files].some(
-        ([path, { owner }]) => owner.kind === "flat_ref" && owner.artifact === artifact && !refs.includes(path),
-      ),
-    );
+    const staying = [...this.files].filter(([path]) => !refs.includes(path) && !going.includes(path));
+    const kept = blobs.filter((artifact) => staying.some(([, { owner }]) => namesBlob(owner, artifact)));
     const paths = [
       ...keys,
       ...refs,
@@ -410,9 +419,7 @@ export class Oracle {
     if (owner.kind === "layer")
       return this.layers.has(owner.diffId) || soon.some(({ layers }) => layers.includes(owner.diffId));
     if (owner.kind === "flat_blob")
-      return [...this.files.values()].some(
-        ({ owner: other }) => other.kind === "flat_ref" && other.artifact === owner.artifact,
-      );
+      return [...this.files.values()].some(({ owner: other }) => namesBlob(other, owner.artifact));
     if ("manifest" in owner)
       return this.manifests.has(owner.manifest) || soon.some(({ manifest }) => manifest === owner.manifest);
     return false;
@@ -435,6 +442,10 @@ export class Oracle {
       isUnaccounted: false,
     };
   }
+}
+
+function namesBlob(owner: Owner, artifact: string): boolean {
+  return owner.kind === "flat_ref" && (owner.artifact === artifact || owner.artifact === UNREADABLE);
 }
 
 function holds({ layers }: OracleImage, diffId: string): boolean {
