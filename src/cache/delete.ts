@@ -51,6 +51,10 @@ export interface Guard {
 
 // How long one batch keeps writers out: msb takes the write lock at every start.
 const BATCH_MS = 50;
+// How long a look for running work holds at least, and how long getting the write lock may take after it.
+const FRESH_MS = 50;
+// How long larder waits before it looks again whether a pull or load has ended.
+const WAIT_MS = 50;
 /** How long larder waits, in all, for pulls and loads to end before it goes on without what they may need. */
 export const PATIENCE_MS = 1000;
 
@@ -83,13 +87,23 @@ export function isTarget(made: Target | Skipped): made is Target {
 export async function deleteGuarded(targets: Target[], guard: Guard): Promise<DeleteReport> {
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
   let patience = PATIENCE_MS;
-  for (let next = 0; next < targets.length && !guard.stopped?.(); ) {
-    let isWaiting = false;
+  let work: RunningWork | undefined;
+  for (let next = 0, late = 0; next < targets.length && !guard.stopped?.(); ) {
+    if (!work?.isFresh()) work = new RunningWork(guard);
+    if (patience > 0 && work.stopsAny(targets, next)) {
+      patience -= WAIT_MS;
+      await Bun.sleep(WAIT_MS);
+      work = undefined;
+      continue;
+    }
+    let seen: RunningWork | undefined = work;
+    const asked = performance.now();
     try {
       guard.exclusively(() => {
-        const work = new RunningWork(guard);
-        isWaiting = patience > 0 && work.stopsAny(targets, next);
-        if (!isWaiting) next = deleteBatch(targets, next, work, guard, report);
+        if (performance.now() - asked > FRESH_MS || !seen!.isFresh()) seen = undefined;
+        // Where others write all the time the lock is never had soon: better one long transaction than none.
+        if (!seen && ++late >= 3) seen = new RunningWork(guard);
+        if (seen) next = deleteBatch(targets, next, seen, guard, report);
       });
     } catch (error) {
       // The rows are gone by now, and what is left of their files is for the next gc: no failure of what was asked.
@@ -97,10 +111,10 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
       report.skipped.push(...targets.slice(next).map(({ kind, path }) => ({ kind, path, reason: error.message })));
       break;
     }
-    // Between two transactions: signals are heard here, and work that ends soon is waited for.
-    const wait = isWaiting ? 50 : 0;
-    patience -= wait;
-    await Bun.sleep(wait);
+    if (seen) late = 0;
+    work = seen;
+    // Between two transactions: signals are heard here.
+    await Bun.sleep(0);
   }
   return report;
 }
@@ -125,18 +139,29 @@ function deleteBatch(targets: Target[], first: number, work: RunningWork, guard:
 }
 
 /**
- * What runs at one moment, and which files it forbids to delete. A pull writes a metadata file under that file's own
+ * What runs at one moment, and which files it forbids to delete. Looking opens every lock of pulls and stitches, 0.2 s
+ * at 10,000 images: too long to keep writers out, and too long to do for each batch. So it is done before the
+ * transaction, and holds for as long as it took: that a pull which begins meanwhile goes unseen, a look of that length
+ * has in it anyway, and what the pull puts on record or into a metadata file `wanted` sees all the same. A pull writes a metadata file under that file's own
  * lock, so only a load, which takes none, stands in the way of one, and only of a young one. The others would make
  * the next gc take the catalogue for lost if they stayed behind without their rows.
  */
 class RunningWork {
   private readonly any: string | undefined;
   private readonly scratch: string | undefined;
+  private readonly until: number;
 
   constructor(private readonly guard: Pick<Guard, "cache" | "now" | "grace">) {
     const { cache, now, grace } = guard;
+    const start = performance.now();
     this.any = findRunningWork(cache, now(), grace);
     this.scratch = this.any && findRunningScratch(cache, now(), grace);
+    const end = performance.now();
+    this.until = end + Math.max(end - start, FRESH_MS);
+  }
+
+  isFresh(): boolean {
+    return performance.now() <= this.until;
   }
 
   stopsAny(targets: Target[], from: number): boolean {

@@ -328,7 +328,11 @@ describe("deleteGuarded", () => {
     };
     const report = await deleteGuarded(targets, cache.guard({ wanted: slow }));
     expect(report.deleted.map(({ path }) => path)).toEqual(targets.map(({ path }) => path));
-    expect(cache.log).toEqual(
+    // On a slow machine a transaction may come too late for what was looked at before it, and is left at once.
+    const log = cache.log.filter(
+      (entry, i) => ![entry + cache.log[i + 1], cache.log[i - 1] + entry].includes("begincommit"),
+    );
+    expect(log).toEqual(
       [A, B, C].flatMap((diffId) => ["begin", `asked about layers/${diffId.replace(":", "_")}.erofs`, "commit"]),
     );
   });
@@ -349,6 +353,50 @@ describe("deleteGuarded", () => {
       skipped: [],
       failed: [],
     });
+  });
+
+  test("looks again for running work where the write lock was long in coming", async () => {
+    using cache = new Cache();
+    const layer = cache.put(cache.paths.layer(A));
+    const scratch = join(cache.paths.root, "tmp", "load-1-1-1.blob");
+    const exclusively = (work: () => void) => {
+      if (!existsSync(scratch)) {
+        // A load begins while larder waits for the lock.
+        mkdirSync(dirname(scratch), { recursive: true });
+        writeFileSync(scratch, "");
+        Bun.sleepSync(60);
+      }
+      work();
+    };
+    const report = await deleteGuarded([layer], cache.guard({ exclusively }));
+    expect(report.skipped.map(({ reason }) => reason)).toEqual([`a pull or load is running ("${scratch}")`]);
+    expect(existsSync(layer.path)).toBe(true);
+  });
+
+  test("gets on, and sees work that runs, where the write lock is always long in coming", async () => {
+    using cache = new Cache();
+    const [layer, other] = [cache.put(cache.paths.layer(A)), cache.put(cache.paths.layer(B))];
+    let begun = 0;
+    const exclusively = (work: () => void) => {
+      begun++;
+      Bun.sleepSync(60);
+      work();
+    };
+    const guard = cache.guard({ exclusively });
+    expect((await deleteGuarded([layer], guard)).deleted.map(({ path }) => path)).toEqual([layer.path]);
+    expect(begun).toBe(3);
+    const scratch = join(cache.paths.root, "tmp", "load-1-1-1.blob");
+    const busy = (work: () => void) => {
+      if (++begun === 6) {
+        mkdirSync(dirname(scratch), { recursive: true });
+        writeFileSync(scratch, "");
+      }
+      Bun.sleepSync(60);
+      work();
+    };
+    const report = await deleteGuarded([other], { ...guard, exclusively: busy });
+    expect(report.skipped.map(({ reason }) => reason)).toEqual([`a pull or load is running ("${scratch}")`]);
+    expect(existsSync(other.path)).toBe(true);
   });
 
   test("deletes nothing where no transaction can be had", async () => {
