@@ -8,9 +8,28 @@ import { LarderError } from "../error.ts";
  */
 export function refuseDamaged(db: Database, path: string): void {
   const { integrity_check: found } = db.query<{ integrity_check: string }, []>("PRAGMA integrity_check(1)").get()!;
-  if (found === "ok") return;
+  if (found !== "ok") {
+    throw new LarderError(
+      "damaged",
+      `nothing was deleted, because the database "${path}" is damaged: ${found.replaceAll("\n", "; ")} (restore it from a backup; \`larder check\` names what it can still read)`,
+    );
+  }
+}
+
+/** Throws `damaged` where an image lacks the row of a layer: that layer's file would look like nobody's. */
+export function refuseLostLayers(db: Database, path: string): void {
+  const lost = db
+    .query<{ digest: unknown }, []>(
+      `SELECT m.digest AS digest
+       FROM manifest_layer AS j
+       JOIN manifest AS m ON m.id = j.manifest_id
+       WHERE NOT EXISTS (SELECT 1 FROM layer AS l WHERE l.id = j.layer_id)
+       LIMIT 1`,
+    )
+    .get();
+  if (lost === null) return;
   throw new LarderError(
     "damaged",
-    `nothing was deleted, because the database "${path}" is damaged: ${found.replaceAll("\n", "; ")} (restore it from a backup; \`larder check\` names what it can still read)`,
+    `nothing was deleted, because the database "${path}" lacks a layer of ${lost.digest} (\`larder check --repair\` rebuilds it, or remove that image)`,
   );
 }

@@ -2,7 +2,7 @@ import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
 import { collectManifests } from "../db/collect.ts";
 import { deleteReferences } from "../db/images.ts";
-import { refuseDamaged } from "../db/integrity.ts";
+import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf, orphanLayers } from "../db/layers.ts";
 import { referencesOf, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
@@ -70,7 +70,7 @@ export interface CollectedRows {
 
 /**
  * Plans a collection: what is selected, untagged unpinned manifests, orphan layers and stray files. Throws `damaged`
- * for a damaged database, and while what is in use cannot be told.
+ * while what is in use cannot be told.
  */
 export function planCollection(
   larder: Larder,
@@ -78,7 +78,6 @@ export function planCollection(
   options: CollectOptions,
   { evicted, spare, strays }: Selection = { evicted: [], spare: new Set() },
 ): CollectionPlan {
-  refuseDamaged(larder.db, larder.home.database);
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, evicted, spare));
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
@@ -95,6 +94,27 @@ export function planCollection(
   return unaccounted === null
     ? plan
     : { ...plan, leaving: [], orphans: [], manifests: [], layers: [], targets: scratch, unaccounted };
+}
+
+/**
+ * Plans a collection that is going to be applied: throws `damaged` for a damaged database, and looks again before it
+ * takes a catalogue for lost. Another larder has its rows gone a moment before its metadata files.
+ */
+export async function planForDeletion(
+  larder: Larder,
+  pins: PinWatch,
+  options: CollectOptions,
+  selection?: Selection,
+): Promise<CollectionPlan> {
+  refuseDamaged(larder.db, larder.home.database);
+  refuseLostLayers(larder.db, larder.home.database);
+  let plan = planCollection(larder, pins, options, selection);
+  for (let look = 0; plan.unaccounted !== null && look < 3; look++) {
+    await Bun.sleep(100);
+    const { evicted, spare } = selection ?? { evicted: [], spare: new Set<string>() };
+    plan = planCollection(larder, pins, options, { evicted, spare });
+  }
+  return plan;
 }
 
 function planRows(

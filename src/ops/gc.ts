@@ -4,7 +4,7 @@ import {
   type CollectionPlan,
   type CollectOptions,
   collectRows,
-  planCollection,
+  planForDeletion,
 } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
@@ -30,7 +30,7 @@ export interface GcReport extends DiskReport {
 /** Collects orphan layers, untagged unpinned manifests and stray files: rows first, in short transactions, then files. */
 export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> {
   const pins = new PinWatch(larder);
-  const plan = planCollection(larder, pins, options);
+  const plan = await planForDeletion(larder, pins, options);
   if (options.dryRun)
     return { ...reportRows(plan, plannedRows(plan)), ...reportPlanned(larder, plan.targets, plan.skipped) };
   const rows = await collectRows(larder, plan, pins, options);

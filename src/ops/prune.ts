@@ -13,7 +13,7 @@ import {
   type CollectOptions,
   collectRows,
   type Leaving,
-  planCollection,
+  planForDeletion,
 } from "./collect.ts";
 import { plannedRows } from "./gc.ts";
 import { PinWatch } from "./pins.ts";
@@ -65,7 +65,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
       .filter(({ action, reference }) => action === "keep" && reference === null)
       .map(({ digest }) => digest),
   );
-  const collection = planCollection(larder, pins, options, { evicted: leavingBy(plan, used), spare, strays });
+  const collection = await planForDeletion(larder, pins, options, { evicted: leavingBy(plan, used), spare, strays });
   collection.unsafe.unshift(...namedUnsafe(usage));
   if (options.dryRun) {
     return {

@@ -1,3 +1,4 @@
+import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { chmodSync, lstatSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -297,6 +298,22 @@ describe("larder gc", () => {
       expect(writes).toEqual([]);
     },
   );
+
+  test("deletes nothing while an image lacks the row of a layer, whose file would look like nobody's", async () => {
+    using store = await makeKept();
+    {
+      // As a tool does that leaves foreign keys off.
+      using db = new Database(store.database);
+      db.query("DELETE FROM layer WHERE diff_id = ?").run(digestOf("base"));
+    }
+    const files = store.files();
+    for (const args of [["gc"], ["gc", "--dry-run"], ["prune", "--unused", "--min-age", "0s"]]) {
+      const { code, stderr } = await larder(store.path, ...args);
+      expect(code).toBe(5);
+      expect(stderr).toContain("check --repair");
+    }
+    expect(store.files()).toEqual(files);
+  });
 
   test("has nothing left to do the second time", async () => {
     using store = await makeMess();
