@@ -1,6 +1,6 @@
 import { timingSafeEqual } from "node:crypto";
-import { readFileSync, statSync } from "node:fs";
-import { LarderError } from "../error.ts";
+import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
+import { LarderError, namingPath } from "../error.ts";
 import { type Address, isLoopback } from "./address.ts";
 import { HttpProblem } from "./problem.ts";
 
@@ -8,12 +8,20 @@ const SHORTEST_TOKEN = 32;
 
 /** Reads a bearer token; throws `failed` for a file that others may read, or a token that is too short. */
 export function readToken(path: string): string {
-  if ((statSync(path).mode & 0o077) !== 0) {
-    throw new LarderError("failed", `the token file "${path}" can be read by others: make it private with chmod 600`);
-  }
-  const token = readFileSync(path, "utf8").trim();
+  const token = readPrivate(path).trim();
   if (token.length >= SHORTEST_TOKEN) return token;
   throw new LarderError("failed", `the token in "${path}" is shorter than ${SHORTEST_TOKEN} characters`);
+}
+
+// The file that is looked at is the one that is read, whatever takes its name meanwhile.
+function readPrivate(path: string): string {
+  const fd = openSync(path, "r");
+  try {
+    if ((fstatSync(fd).mode & 0o077) === 0) return namingPath(path, () => readFileSync(fd, "utf8"));
+  } finally {
+    closeSync(fd);
+  }
+  throw new LarderError("failed", `the token file "${path}" can be read by others: make it private with chmod 600`);
 }
 
 /** Decides who may ask. A unix socket is guarded by its mode; a TCP port by a token, and by the names it answers to. */
@@ -25,7 +33,7 @@ export class Access {
     token: string | undefined,
     private readonly hosts: string[],
   ) {
-    this.digest = token === undefined ? undefined : digestOf(`Bearer ${token}`);
+    this.digest = token === undefined ? undefined : digestOf(token);
   }
 
   /** Throws `forbidden` or `unauthorized`. Probes need no token, and tell nothing. */
@@ -51,7 +59,8 @@ export class Access {
 
   // Digests have one length, so that comparing them tells nothing of the token's.
   private knows(authorization: string): boolean {
-    return this.digest !== undefined && timingSafeEqual(this.digest, digestOf(authorization));
+    const token = /^bearer +(.*)$/i.exec(authorization)?.[1];
+    return token !== undefined && this.digest !== undefined && timingSafeEqual(this.digest, digestOf(token));
   }
 }
 

@@ -1,6 +1,7 @@
+import { constants } from "bun:sqlite";
 import { statSync } from "node:fs";
-import { join } from "node:path";
-import { measure, namesIn } from "../cache/file.ts";
+import { measure } from "../cache/file.ts";
+import { readSnapshots } from "../cache/snapshots.ts";
 import { asCatalogueError } from "../db/write.ts";
 import type { Home } from "../home.ts";
 import { closeLarder, type Larder } from "../larder.ts";
@@ -33,6 +34,8 @@ export class WarmHome {
     if (this.larder && identity === this.identity) return this.larder;
     this.close();
     this.larder = this.open(this.home);
+    // Closed after another file took its name, this connection would take that one's write-ahead log away.
+    this.larder?.db.fileControl(constants.SQLITE_FCNTL_PERSIST_WAL, 1);
     this.identity = identify(this.home.database);
     return this.larder;
   }
@@ -60,10 +63,10 @@ function identify(database: string): string {
   return stat ? `${stat.dev}-${stat.ino}` : "";
 }
 
-// A snapshot that comes or goes changes the time of the folder that it lies in.
+// What the snapshots pin is a part of each answer. They are few, and read whole: the time of a folder does not tell
+// that a descriptor inside was rewritten.
 function snapshotState(folder: string): string {
-  const root = measure(folder);
-  if (!root) return "0";
-  const times = namesIn(folder).map((name) => measure(join(folder, name))?.mtimeMs ?? 0);
-  return Bun.hash(`${root.mtimeMs} ${times.join(" ")}`).toString(36);
+  if (!measure(folder)) return "0";
+  const snapshots = readSnapshots(folder);
+  return snapshots.length === 0 ? "0" : Bun.hash(JSON.stringify(snapshots)).toString(36);
 }

@@ -1,4 +1,4 @@
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { type Code, LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import type { Examination } from "../ops/check/report.ts";
@@ -37,9 +37,7 @@ interface Waiting {
 }
 
 // Inside the executable the worker has a place of its own; a relative one would be looked for in the current folder.
-const WORKER = Bun.main.startsWith("/$bunfs/")
-  ? "/$bunfs/root/server/worker.js"
-  : join(dirname(Bun.main), "server", "worker.ts");
+const WORKER = Bun.main.startsWith("/$bunfs/") ? "/$bunfs/root/server/worker.js" : join(import.meta.dir, "worker.ts");
 
 /** A worker thread and the jobs that it has; it is started with its first job, and again if it dies. */
 export class JobRunner {
@@ -47,7 +45,10 @@ export class JobRunner {
   private readonly waiting = new Map<number, Waiting>();
   private lastId = 0;
 
-  constructor(private readonly home: Home) {}
+  constructor(
+    private readonly home: Home,
+    private readonly script = WORKER,
+  ) {}
 
   /** Runs a job, and gives what its operation gives; rejects with the operation's error. */
   run<T>(job: Job): Promise<T> {
@@ -66,9 +67,10 @@ export class JobRunner {
 
   private start(): Worker {
     if (this.worker) return this.worker;
-    const worker = new Worker(WORKER);
+    const worker = new Worker(this.script);
     worker.onmessage = ({ data }: MessageEvent<Response>) => this.settle(data);
     worker.onerror = ({ message }) => this.abandon(worker, message);
+    worker.addEventListener("close", () => this.abandon(worker, "it ended"));
     // An idle worker must not keep the process.
     worker.unref();
     this.worker = worker;
@@ -83,6 +85,7 @@ export class JobRunner {
   }
 
   private abandon(worker: Worker, message: string): void {
+    if (worker !== this.worker) return;
     worker.terminate();
     this.worker = undefined;
     for (const { reject } of this.waiting.values()) reject(new Error(`the worker died: ${message}`));

@@ -32,8 +32,8 @@ class Counter {
 
 /** Counts what this server did. Labels are routes, operations and codes, never a digest or a reference. */
 export class Metrics {
-  private readonly requests = new Counter();
-  private readonly durations = new Map<string, { counts: number[]; sum: number; count: number }>();
+  private readonly requests = new Map<string, { labels: Labels; value: number }>();
+  private readonly durations = new Map<string, { counts: number[]; sum: number }>();
   private readonly runs = new Counter();
   private readonly evictions = new Counter();
   private readonly reclaimed = new Counter();
@@ -41,12 +41,19 @@ export class Metrics {
   private readonly successes = new Counter();
 
   countRequest(route: string, method: string, status: number, seconds: number): void {
-    this.requests.add({ route, method, status: String(status) });
-    const duration = this.durations.get(route) ?? { counts: BUCKETS.map(() => 0), sum: 0, count: 0 };
-    for (const [i, bound] of BUCKETS.entries()) if (seconds <= bound) duration.counts[i]!++;
+    const key = `${method} ${status} ${route}`;
+    const sum = this.requests.get(key);
+    if (sum) sum.value++;
+    else this.requests.set(key, { labels: { route, method, status: String(status) }, value: 1 });
+    let duration = this.durations.get(route);
+    if (!duration) {
+      duration = { counts: Array(BUCKETS.length + 1).fill(0), sum: 0 };
+      this.durations.set(route, duration);
+    }
+    let bucket = 0;
+    while (bucket < BUCKETS.length && seconds > BUCKETS[bucket]!) bucket++;
+    duration.counts[bucket]!++;
     duration.sum += seconds;
-    duration.count++;
-    this.durations.set(route, duration);
   }
 
   /** A gc, prune, check or repair that ended; `result` is `success` or an error's code. */
@@ -66,7 +73,8 @@ export class Metrics {
 
   setProblems({ problems }: CheckReport): void {
     this.problems.clear();
-    for (const { code, severity } of problems) this.problems.add({ code, severity });
+    // What a repair has mended is no longer there.
+    for (const { code, severity, repair } of problems) if (repair !== "done") this.problems.add({ code, severity });
   }
 
   toMetrics(build: Labels): Metric[] {
@@ -106,7 +114,7 @@ export class Metrics {
         name: "larder_http_requests_total",
         type: "counter",
         help: "Requests by route, method and status.",
-        samples: this.requests.samples(),
+        samples: [...this.requests.values()],
       },
       {
         name: "larder_http_request_duration_seconds",
@@ -117,12 +125,19 @@ export class Metrics {
     ];
   }
 
+  // Counted a bucket each, told as Prometheus wants them: each with all that lie below it.
   private histogram(): Sample[] {
-    return [...this.durations].flatMap(([route, { counts, sum, count }]) => [
-      ...BUCKETS.map((bound, i) => ({ suffix: "_bucket", labels: { route, le: String(bound) }, value: counts[i]! })),
-      { suffix: "_bucket", labels: { route, le: "+Inf" }, value: count },
-      { suffix: "_sum", labels: { route }, value: sum },
-      { suffix: "_count", labels: { route }, value: count },
-    ]);
+    return [...this.durations].flatMap(([route, { counts, sum }]) => {
+      let below = 0;
+      const buckets = counts.map((count, i) => {
+        below += count;
+        return { suffix: "_bucket", labels: { route, le: String(BUCKETS[i] ?? "+Inf") }, value: below };
+      });
+      return [
+        ...buckets,
+        { suffix: "_sum", labels: { route }, value: sum },
+        { suffix: "_count", labels: { route }, value: below },
+      ];
+    });
   }
 }

@@ -7,6 +7,7 @@ export type HttpCode =
   | "forbidden"
   | "no_such_route"
   | "method_not_allowed"
+  | "too_slow"
   | "too_large"
   | "unsupported_media"
   | "running"
@@ -31,6 +32,7 @@ const STATUSES: Record<Code | HttpCode, [status: number, title: string]> = {
   forbidden: [403, "Forbidden"],
   no_such_route: [404, "No such route"],
   method_not_allowed: [405, "Method not allowed"],
+  too_slow: [408, "The request took too long"],
   too_large: [413, "The body is too large"],
   unsupported_media: [415, "Unsupported media type"],
   running: [409, "Already running"],
@@ -62,6 +64,7 @@ export function toProblem({ code, message, headers }: HttpProblem, requestId: st
     status,
     headers: {
       "content-type": "application/problem+json",
+      "x-request-id": requestId,
       ...(status === 503 && { "retry-after": "1" }),
       ...(status === 401 && { "www-authenticate": 'Bearer realm="larder"' }),
       ...headers,

@@ -1,6 +1,9 @@
 import type * as v from "valibot";
+import { LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
 import { parseFilters } from "../input/filter.ts";
 import { parsePolicy } from "../input/policy.ts";
+import { closeLarder, openToRead } from "../larder.ts";
 import type { CheckReport } from "../ops/check/report.ts";
 import type { DfReport } from "../ops/df.ts";
 import type { GcReport } from "../ops/gc.ts";
@@ -19,6 +22,7 @@ import * as schemas from "./schemas.ts";
 
 /** What the routes work with. */
 export interface Services {
+  home: Home;
   catalogue: WarmHome;
   /** Runs what changes or deletes. */
   writer: JobRunner;
@@ -54,8 +58,8 @@ export interface Route {
   body?: Schema | "metadata" | "lines";
   /** The schema of its JSON, or the type of its text. */
   answer: Schema | string;
-  /** Depends on the catalogue alone, so that an ETag can tell whether it changed. */
-  isCatalogue?: boolean;
+  /** Depends on the catalogue alone where `query` does not say otherwise, so that an ETag tells whether it changed. */
+  isCatalogue?: (query: unknown) => boolean;
   /** Needs no token, and tells nothing. */
   isProbe?: boolean;
   /** Statuses that it can answer with beyond those of every route. */
@@ -70,7 +74,8 @@ export const ROUTES: Route[] = [
     summary: "List images, newest first",
     query: schemas.ListQuery,
     answer: schemas.HandlesSchema,
-    isCatalogue: true,
+    // A filter that looks at the clock changes its answer although the catalogue stays.
+    isCatalogue: (query) => (query as ListAsked).until === undefined,
     handle: listImages,
   },
   {
@@ -92,7 +97,7 @@ export const ROUTES: Route[] = [
     summary: "What is on record of one image",
     query: schemas.NamedQuery,
     answer: schemas.HandleSchema,
-    isCatalogue: true,
+    isCatalogue: () => true,
     problems: [404],
     handle: ({ catalogue }, { reference }) => ({
       json: catalogue.use((larder) => {
@@ -323,7 +328,7 @@ async function collect(services: Services, _query: unknown, asked: CollectAsked)
     dryRun: dry_run,
     grace: graceOf(grace),
   };
-  const report = await runAlone(services, "gc", () => services.writer.run<GcReport>({ kind: "gc", options }));
+  const report = await runAlone(services, "gc", dry_run, () => services.writer.run<GcReport>({ kind: "gc", options }));
   if (!dry_run) services.metrics.countReclaimed("gc", report.bytes_reclaimed);
   return { json: report };
 }
@@ -358,7 +363,9 @@ async function pruneImages(services: Services, _query: unknown, asked: PruneAske
     "min-age": asked.min_age,
   });
   const options = { policy, sweepUnrecorded: sweep_unrecorded, dryRun: dry_run, grace: graceOf(grace) };
-  const report = await runAlone(services, "prune", () => services.writer.run<PruneReport>({ kind: "prune", options }));
+  const report = await runAlone(services, "prune", dry_run, () =>
+    services.writer.run<PruneReport>({ kind: "prune", options }),
+  );
   if (!dry_run) services.metrics.countReclaimed("prune", report.bytes_reclaimed);
   services.metrics.countEvictions(report);
   return { json: report };
@@ -370,7 +377,7 @@ async function examine(
   options: { deep: boolean; mends: boolean; dryRun: boolean; grace: number },
 ): Promise<Reply> {
   const runner = options.mends ? services.writer : services.reader;
-  const report = await runAlone(services, operation, () =>
+  const report = await runAlone(services, operation, options.dryRun, () =>
     runner.run<CheckReport | undefined>({ kind: "examine", options }),
   );
   if (!report) throw new HttpProblem("not_found", "there is no catalogue");
@@ -378,27 +385,36 @@ async function examine(
   return { json: report };
 }
 
-/** Runs long work, one at a time, and counts how it ended. */
-async function runAlone<T>(services: Services, operation: string, work: () => Promise<T>): Promise<T> {
+/** Runs long work, one at a time, and counts how it ended; a dry run is no run of it. */
+async function runAlone<T extends GcReport | PruneReport | CheckReport | undefined>(
+  services: Services,
+  operation: string,
+  isDry: boolean,
+  work: () => Promise<T>,
+): Promise<T> {
+  const count = (result: string) => isDry || services.metrics.countRun(operation, result);
   if (services.running !== undefined)
     throw new HttpProblem("running", `a ${services.running} is running; try again when it is done`);
   services.running = operation;
   try {
-    const result = await work();
-    services.metrics.countRun(operation, "success");
-    return result;
+    const report = await work();
+    if (report && "unaccounted" in report && report.unaccounted !== null) count("unaccounted");
+    else count(report && "failed" in report && report.failed.length > 0 ? "failed" : "success");
+    return report;
   } catch (error) {
-    services.metrics.countRun(operation, error instanceof Error && "code" in error ? String(error.code) : "internal");
+    count(error instanceof LarderError ? error.code : "internal");
     throw error;
   } finally {
     services.running = undefined;
   }
 }
 
-function ready({ catalogue }: Services): Reply {
+function ready({ home }: Services): Reply {
   try {
-    const isThere = catalogue.use((larder) => larder !== undefined);
-    return { json: { status: isThere ? "ready" : "ready, without a catalogue" } };
+    // Opened anew: a warm connection would not notice that the file was spoilt.
+    const larder = openToRead(home);
+    if (larder) closeLarder(larder);
+    return { json: { status: larder ? "ready" : "ready, without a catalogue" } };
   } catch {
     throw new HttpProblem("busy", "the catalogue cannot be used");
   }

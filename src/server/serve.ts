@@ -2,7 +2,7 @@ import * as v from "valibot";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { notify } from "../host/notify.ts";
-import { openToRead } from "../larder.ts";
+import { type Larder, openToRead } from "../larder.ts";
 import { toJson } from "../output/json.ts";
 import { Access } from "./access.ts";
 import type { Address } from "./address.ts";
@@ -11,7 +11,7 @@ import { JobRunner } from "./jobs.ts";
 import { Log } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import { HttpProblem, statusOf, toProblem } from "./problem.ts";
-import { type Reply, ROUTES, type Route, type Services } from "./routes.ts";
+import { ROUTES, type Route, type Services } from "./routes.ts";
 import { SocketPlace } from "./socket.ts";
 
 export interface ServeOptions {
@@ -28,20 +28,34 @@ export interface ServeOptions {
 }
 
 const BODY_LIMIT = 1024 * 1024;
+const BODY_MS = 15_000;
+// What is larger is refused before it is read, and without a document: only the connection's end stops its sender.
+const READ_LIMIT = 16 * BODY_LIMIT;
 const CONCURRENT_LIMIT = 256;
+// Bun's own default, which a unix socket has without being asked.
 const IDLE_SECONDS = 10;
+const DRAIN_MS = 30_000;
+/** What a thread waits for a locked database that everybody else waits for meanwhile. */
+const PATIENCE_MS = 500;
 
 /** Serves until SIGTERM or SIGINT, then drains; throws where it cannot listen. */
 export async function serve(options: ServeOptions): Promise<void> {
   const { address, home } = options;
+  const signal = Promise.withResolvers<string>();
+  // A terminal that goes away, or a manager that asks for a reload, stops nothing.
+  process.on("SIGHUP", () => {});
+  for (const name of ["SIGTERM", "SIGINT"] as const) process.on(name, () => signal.resolve(name));
   const log = new Log(options.logFormat);
-  const place = address.kind === "unix" ? new SocketPlace(address.path, options.socketMode) : undefined;
   const app = new App(options, log);
-  const fetch = (request: Request) => app.answer(request);
+  const common = {
+    fetch: (request: Request, server: Server) => app.answer(request, server),
+    maxRequestBodySize: READ_LIMIT,
+  };
+  const place = address.kind === "unix" ? await SocketPlace.take(address.path, options.socketMode) : undefined;
   const server =
     address.kind === "tcp"
-      ? Bun.serve({ fetch, idleTimeout: IDLE_SECONDS, hostname: address.host, port: address.port })
-      : Bun.serve({ fetch, unix: place!.staged });
+      ? Bun.serve({ ...common, idleTimeout: IDLE_SECONDS, hostname: address.host, port: address.port })
+      : place!.listen((unix) => Bun.serve({ ...common, unix }));
   place?.publish();
   log.write("listening", {
     address: place ? `unix:${place.path}` : `${server.hostname}:${server.port}`,
@@ -49,26 +63,24 @@ export async function serve(options: ServeOptions): Promise<void> {
     cache: home.cache,
   });
   notify("READY=1");
-  const signal = await new Promise<string>((resolve) => {
-    // A terminal that goes away, or a manager that asks for a reload, stops nothing.
-    process.on("SIGHUP", () => {});
-    for (const name of ["SIGTERM", "SIGINT"] as const) process.on(name, () => resolve(name));
-  });
+  const name = await signal.promise;
   notify("STOPPING=1");
-  log.write("stopping", { signal });
+  log.write("stopping", { signal: name });
   app.stop();
-  await server.stop(false);
+  await Promise.race([server.stop(false), Bun.sleep(DRAIN_MS)]);
   place?.[Symbol.dispose]();
   app.close();
   log.flush();
 }
+
+type Server = Bun.Server<undefined>;
 
 /** Answers requests: access, route, input, operation, and what became of it in the log and the metrics. */
 class App {
   private readonly services: Services;
   private readonly access: Access;
   private readonly nonce = crypto.randomUUID().slice(0, 8);
-  private readonly cache = new AnswerCache();
+  private readonly unchanged = new AnswerCache();
   private writes = 0;
   private active = 0;
   private lastId = 0;
@@ -80,7 +92,8 @@ class App {
     const { home, address, token, hosts, allowWrites, build } = options;
     this.access = new Access(address, token, hosts);
     this.services = {
-      catalogue: new WarmHome(home, openToRead),
+      home,
+      catalogue: new WarmHome(home, openImpatiently),
       writer: new JobRunner(home),
       reader: new JobRunner(home),
       metrics: new Metrics(),
@@ -100,62 +113,89 @@ class App {
     this.services.catalogue.close();
   }
 
-  async answer(request: Request): Promise<Response> {
-    const started = performance.now();
-    const id = `${this.nonce}-${++this.lastId}`;
-    const target = request.url.slice(request.url.indexOf("/", request.url.indexOf("//") + 2));
-    const [path = "/"] = target.split("?", 1);
-    const route = findRoute(request.method, path);
+  answer(request: Request, server: Server): Response | Promise<Response> {
+    const asked = this.read(request);
+    try {
+      this.access.check(request, asked.route?.isProbe === true);
+      // Most requests end here, without waiting for anything.
+      const known = asked.route?.isCatalogue && this.unchanged.get(asked.target, this.tag());
+      if (known) return this.finish(asked, this.write(asked, known));
+    } catch (error) {
+      return this.finish(asked, this.fail(error, asked.id));
+    }
+    return this.work(asked, server);
+  }
+
+  private read(request: Request): Asked {
+    const { method, url } = request;
+    // An absolute URL, but for a client so old that it names no host.
+    const target = url.startsWith("/") ? url : url.slice(url.indexOf("/", url.indexOf("//") + 2));
+    const mark = target.indexOf("?");
+    const path = mark < 0 ? target : target.slice(0, mark);
+    return {
+      request,
+      method,
+      target,
+      path,
+      search: mark < 0 ? "" : target.slice(mark + 1),
+      route: findRoute(method, path),
+      id: `${this.nonce}-${++this.lastId}`,
+      started: performance.now(),
+    };
+  }
+
+  private async work(asked: Asked, server: Server): Promise<Response> {
     this.active++;
-    const response = await this.handle(request, target, path, route, id).catch((error) => this.fail(error, id));
-    this.active--;
-    response.headers.set("x-request-id", id);
-    const ms = performance.now() - started;
-    this.services.metrics.countRequest(route?.path ?? "none", request.method, response.status, ms / 1000);
-    this.log.write("request", {
-      id,
-      method: request.method,
-      target: target.slice(0, 500),
-      status: response.status,
-      ms: Math.round(ms * 100) / 100,
-    });
-    return request.method === "HEAD" ? new Response(null, response) : response;
+    try {
+      return this.finish(asked, await this.handle(asked, server));
+    } catch (error) {
+      return this.finish(asked, this.fail(error, asked.id));
+    } finally {
+      this.active--;
+    }
   }
 
-  private async handle(
-    request: Request,
-    target: string,
-    path: string,
-    route: Route | undefined,
-    id: string,
-  ): Promise<Response> {
-    if (this.active > CONCURRENT_LIMIT)
+  private async handle(asked: Asked, server: Server): Promise<Response> {
+    const { request, method, path, search, target, route } = asked;
+    if (!route) throw refuseRoute(method, path);
+    if (this.active > CONCURRENT_LIMIT && !route.isProbe)
       throw new HttpProblem("overloaded", `more than ${CONCURRENT_LIMIT} requests at once`);
-    this.access.check(request, route?.isProbe === true);
-    if (!route) throw refuseRoute(request.method, path);
-    const tag = route.isCatalogue ? this.tagOf(target) : undefined;
-    if (tag !== undefined && request.headers.get("if-none-match") === tag)
-      return new Response(null, { status: 304, headers: { etag: tag } });
-    const cached = tag && this.cache.get(target, tag);
-    if (cached) return new Response(cached.body, { headers: cached.headers });
-    const query = parseQuery(route.query, target.slice(path.length + 1));
+    const query = parseQuery(route.query, search);
     const body = route.body && (await readBody(request, route.body));
+    // Read before the catalogue is: a change in between makes the tag old, and never the answer.
+    const tag = route.isCatalogue?.(query) ? this.tag() : undefined;
+    // Work may take longer than a client may be silent.
+    server.timeout(request, 0);
     const reply = await route.handle(this.services, query, body);
-    if (request.method !== "GET" && request.method !== "HEAD") this.writes++;
-    return this.write(reply, target, tag, id);
+    server.timeout(request, IDLE_SECONDS);
+    if (route.method !== "GET") this.writes++;
+    if (reply.text) return respond(200, { "content-type": reply.text.type, "x-request-id": asked.id }, reply.text.body);
+    const answer: Answer = { body: toJson(reply.json), tag, link: reply.headers?.link };
+    if (tag !== undefined) this.unchanged.set(target, answer);
+    return this.write(asked, answer);
   }
 
-  private write(reply: Reply, target: string, tag: string | undefined, _id: string): Response {
-    if (reply.text) return new Response(reply.text.body, { headers: { "content-type": reply.text.type } });
-    const body = toJson(reply.json);
-    const headers = { "content-type": "application/json", ...(tag !== undefined && { etag: tag }), ...reply.headers };
-    if (tag !== undefined) this.cache.set(target, tag, { body, headers });
-    return new Response(body, { status: reply.status ?? 200, headers });
+  private write({ request, id }: Asked, { body, tag, link }: Answer): Response {
+    const headers: Record<string, string> = { "content-type": "application/json", "x-request-id": id };
+    if (tag !== undefined) {
+      headers.etag = tag;
+      const known = request.headers.get("if-none-match");
+      if (known !== null && names(known, tag))
+        return respond(304, { etag: tag, "x-request-id": id, ...(link !== undefined && { link }) }, null);
+    }
+    if (link !== undefined) headers.link = link;
+    return respond(200, headers, body);
   }
 
-  // An answer whose filter looks at the clock changes although the catalogue does not.
-  private tagOf(target: string): string | undefined {
-    if (target.includes("until=")) return undefined;
+  private finish({ id, method, target, route, started }: Asked, response: Response): Response {
+    const ms = performance.now() - started;
+    const { status } = response;
+    this.services.metrics.countRequest(route?.path ?? "none", method, status, ms / 1000);
+    this.log.write("request", { id, method, target: target.slice(0, 500), status, ms: Math.round(ms * 100) / 100 });
+    return response;
+  }
+
+  private tag(): string | undefined {
     const state = this.services.catalogue.state();
     return state === undefined ? undefined : `"${this.nonce}-${state}-${this.writes}"`;
   }
@@ -171,19 +211,63 @@ class App {
   }
 }
 
-/** Bodies of unchanged answers, by what was asked; all of one state of the catalogue, and few. */
-class AnswerCache {
-  private tag = "";
-  private readonly answers = new Map<string, { body: string; headers: Record<string, string> }>();
+/** A request as it was read. */
+interface Asked {
+  request: Request;
+  method: string;
+  /** Path and query, as they came. */
+  target: string;
+  path: string;
+  search: string;
+  route: Route | undefined;
+  id: string;
+  started: number;
+}
 
-  get(target: string, tag: string): { body: string; headers: Record<string, string> } | undefined {
-    return tag === this.tag ? this.answers.get(target) : undefined;
+/** JSON that was worked out, and the state of the catalogue that it is of. */
+interface Answer {
+  body: string;
+  tag: string | undefined;
+  link: string | undefined;
+}
+
+function respond(status: number, headers: Record<string, string>, body: string | null): Response {
+  return new Response(body, { status, headers });
+}
+
+// `W/"…"` is the same for this purpose (RFC 9110, 13.1.2).
+function names(header: string, tag: string): boolean {
+  return header === tag || header === "*" || header.split(",").some((one) => one.trim().replace(/^W\//, "") === tag);
+}
+
+function openImpatiently(home: Home): Larder | undefined {
+  const larder = openToRead(home);
+  larder?.db.run(`PRAGMA busy_timeout = ${PATIENCE_MS}`);
+  return larder;
+}
+
+const KEPT_CHARACTERS = 4 * 1024 * 1024;
+
+/** Answers of one state of the catalogue, by what was asked; few, and not large. */
+class AnswerCache {
+  private tag: string | undefined;
+  private readonly answers = new Map<string, Answer>();
+  private characters = 0;
+
+  get(target: string, tag: string | undefined): Answer | undefined {
+    return tag !== undefined && tag === this.tag ? this.answers.get(target) : undefined;
   }
 
-  set(target: string, tag: string, answer: { body: string; headers: Record<string, string> }): void {
-    if (tag !== this.tag || this.answers.size >= 256) this.answers.clear();
-    this.tag = tag;
-    if (answer.body.length < 256 * 1024) this.answers.set(target, answer);
+  set(target: string, answer: Answer): void {
+    const size = target.length + answer.body.length;
+    if (answer.tag !== this.tag || this.characters + size > KEPT_CHARACTERS) {
+      this.answers.clear();
+      this.characters = 0;
+      this.tag = answer.tag;
+    }
+    if (size > KEPT_CHARACTERS / 4 || this.answers.has(target)) return;
+    this.answers.set(target, answer);
+    this.characters += size;
   }
 }
 
@@ -197,7 +281,7 @@ function findRoute(method: string, path: string): Route | undefined {
 function refuseRoute(method: string, path: string): HttpProblem {
   const routes = BY_PATH.get(path);
   if (!routes) return new HttpProblem("no_such_route", "there is nothing here (GET /openapi.json names what there is)");
-  const allow = routes.map((route) => route.method).join(", ");
+  const allow = routes.flatMap(({ method }) => (method === "GET" ? ["GET", "HEAD"] : [method])).join(", ");
   return new HttpProblem("method_not_allowed", `${method} is not one of ${allow}`, { allow });
 }
 
@@ -225,6 +309,8 @@ function validate(schema: v.GenericSchema, value: unknown): unknown {
 }
 
 async function readBody(request: Request, kind: NonNullable<Route["body"]>): Promise<unknown> {
+  const encoding = request.headers.get("content-encoding") ?? "identity";
+  if (encoding !== "identity") throw new HttpProblem("unsupported_media", "the body must not be encoded");
   const text = await readText(request);
   if (kind === "metadata" && text === "") return null;
   const type = (request.headers.get("content-type") ?? "").split(";", 1)[0]!.trim().toLowerCase();
@@ -243,20 +329,27 @@ async function readBody(request: Request, kind: NonNullable<Route["body"]>): Pro
 async function readText(request: Request): Promise<string> {
   if (Number(request.headers.get("content-length") ?? 0) > BODY_LIMIT) throw tooLarge();
   if (!request.body) return "";
+  const reader = request.body.getReader();
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new HttpProblem("too_slow", "the body took too long", { connection: "close" })), BODY_MS);
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let text = "";
   let length = 0;
   try {
-    for await (const chunk of request.body) {
-      length += chunk.byteLength;
+    for (;;) {
+      const { done, value } = await Promise.race([reader.read(), late.promise]);
+      if (done) return text + decoder.decode();
+      length += value.byteLength;
       if (length > BODY_LIMIT) throw tooLarge();
-      text += decoder.decode(chunk, { stream: true });
+      text += decoder.decode(value, { stream: true });
     }
-    return text + decoder.decode();
   } catch (error) {
+    void reader.cancel().catch(() => {});
     throw error instanceof HttpProblem
       ? error
       : new HttpProblem("bad_request", "the body is not UTF-8 text, or was cut off");
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -8,33 +8,60 @@ import { adopt, makeFolder } from "../host/ownership.ts";
 export class SocketPlace {
   /** Where to listen at first: nobody can connect before `publish` has given it its mode and its name. */
   readonly staged: string;
-  private readonly lock: FileLock;
 
-  /** Takes the place, replacing what a dead server left; throws `failed` where a live one is. */
-  constructor(
+  private constructor(
     readonly path: string,
     private readonly mode: number,
+    private readonly lock: FileLock,
   ) {
+    this.staged = join(dirname(path), `.${basename(path)}.new`);
+  }
+
+  /** Takes the place, replacing what a dead server left; throws `failed` where a live one is. */
+  static async take(path: string, mode: number): Promise<SocketPlace> {
     makeFolder(dirname(path));
     const lock = FileLock.take(`${path}.lock`);
     if (!lock) throw new LarderError("failed", `cannot listen on "${path}": another larder is serving there`);
     const there = lstatSync(path, { throwIfNoEntry: false });
     if (there && !there.isSocket())
       throw new LarderError("failed", `cannot listen on "${path}": it exists, and is not a socket`);
-    this.lock = lock;
-    this.staged = join(dirname(path), `.${basename(path)}.new`);
-    rmSync(this.staged, { force: true });
+    // Another program's server holds no lock of larder's, but it answers.
+    if (there && (await isAnswered(path)))
+      throw new LarderError("failed", `cannot listen on "${path}": another program is serving there`);
+    const place = new SocketPlace(path, mode, lock);
+    rmSync(place.staged, { force: true });
+    return place;
   }
 
-  /** Shows the socket under its own name, in one step. */
+  /** Starts a server at the staged path, whose socket is its owner's alone from its first moment on. */
+  listen<T>(start: (staged: string) => T): T {
+    const before = process.umask(0o177);
+    try {
+      return start(this.staged);
+    } finally {
+      process.umask(before);
+    }
+  }
+
+  /** Gives the socket its owner and its mode, and shows it under its own name in one step. */
   publish(): void {
-    chmodSync(this.staged, this.mode);
     adopt(this.staged, dirname(this.path));
+    chmodSync(this.staged, this.mode);
     renameSync(this.staged, this.path);
   }
 
   [Symbol.dispose](): void {
     rmSync(this.path, { force: true });
     this.lock.release();
+  }
+}
+
+async function isAnswered(path: string): Promise<boolean> {
+  try {
+    const socket = await Bun.connect({ unix: path, socket: { data() {} } });
+    socket.end();
+    return true;
+  } catch {
+    return false;
   }
 }
