@@ -1,0 +1,95 @@
+import { fileURLToPath } from "node:url";
+import { EXECUTABLE } from "../../build.ts";
+import { MSB } from "../interop/msb.ts";
+
+const FLOOR_SOURCE = fileURLToPath(new URL("floor.ts", import.meta.url));
+const FLOOR = fileURLToPath(new URL("../../dist/floor", import.meta.url));
+
+/** What one run took: milliseconds from its start to its end, and peak memory in bytes. */
+export interface Run {
+  ms: number;
+  memory: number;
+}
+
+/** Compiles the programs that do the least that a row needs, as larder itself is compiled. */
+export async function buildFloor(): Promise<void> {
+  await Bun.build({
+    entrypoints: [FLOOR_SOURCE],
+    minify: true,
+    bytecode: true,
+    compile: {
+      outfile: FLOOR,
+      autoloadBunfig: false,
+      autoloadDotenv: false,
+      autoloadTsconfig: false,
+      autoloadPackageJson: false,
+    },
+  });
+}
+
+/** Runs larder on a home, its output thrown away; fails unless it exits with 0. */
+export function runLarder(home: string, args: string[]): Run {
+  return time([EXECUTABLE, ...args, "--home", home]);
+}
+
+/** The same under a command, such as strace. */
+export function runLarderUnder(command: string[], home: string, args: string[]): Run {
+  return time([...command, EXECUTABLE, ...args, "--home", home]);
+}
+
+export function runMsb(home: string, args: string[]): Run {
+  return time([MSB, ...args], { MSB_HOME: home, HOME: home });
+}
+
+export function runFloor(args: string[]): Run {
+  return time([FLOOR, ...args]);
+}
+
+export function time(command: string[], env: Record<string, string> = {}): Run {
+  const start = performance.now();
+  const { exitCode, stderr, resourceUsage } = Bun.spawnSync(command, {
+    env: { PATH: process.env.PATH ?? "", TZ: "UTC", ...env },
+    stdin: "ignore",
+    stdout: Bun.file("/dev/null"),
+    stderr: "pipe",
+  });
+  const ms = performance.now() - start;
+  if (exitCode !== 0) throw new Error(`${command.join(" ")} exited with ${exitCode}: ${stderr}`);
+  return { ms, memory: resourceUsage.maxRSS * (resourceUsage.maxRSS < 1e7 ? 1024 : 1) };
+}
+
+/** Medians and spread of several runs. */
+export interface Sample {
+  runs: number;
+  ms: number;
+  /** Half the distance between the quartiles, as a part of the median. */
+  spread: number;
+  memory: number;
+}
+
+export function sample(runs: Run[]): Sample {
+  const ms = runs.map((run) => run.ms).sort((a, b) => a - b);
+  const at = (part: number) => ms[Math.min(Math.floor(part * ms.length), ms.length - 1)]!;
+  return {
+    runs: runs.length,
+    ms: at(0.5),
+    spread: (at(0.75) - at(0.25)) / 2 / at(0.5),
+    memory: Math.max(...runs.map(({ memory }) => memory)),
+  };
+}
+
+/** Runs each in turn, `pairs` times over (A B A B), after one run of each that does not count. */
+export function inTurn<K extends string>(
+  pairs: number,
+  what: Record<K, (turn: number) => Run>,
+  warm = true,
+): Record<K, Sample> {
+  const names = Object.keys(what) as K[];
+  const runs = Object.fromEntries(names.map((name) => [name, [] as Run[]])) as Record<K, Run[]>;
+  for (let turn = warm ? -1 : 0; turn < pairs; turn++)
+    for (const name of names) {
+      const run = what[name](turn + 1);
+      if (turn >= 0) runs[name].push(run);
+    }
+  return Object.fromEntries(names.map((name) => [name, sample(runs[name])])) as Record<K, Sample>;
+}
