@@ -4,6 +4,7 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
+import { refuseWithoutCatalogue } from "./disk.ts";
 import { progressBar } from "./progress.ts";
 import { emit, say } from "./terminal.ts";
 
@@ -24,7 +25,7 @@ export default defineCommand({
     "larder check --repair --dry-run",
     "larder check --deep --format json | jq '.problems[] | select(.severity == \"damage\")'",
   ],
-  exits: [[5, "damage found, or left after a repair"]],
+  exits: [[5, "damage found, or left after a repair; or a cache without a catalogue"]],
   async run({ flags, format, home }) {
     if (flags["dry-run"] && !flags.repair) throw new LarderError("usage", "--dry-run goes with --repair");
     const where = home();
@@ -38,6 +39,7 @@ export default defineCommand({
       ...(bar && { progress: bar.show }),
     }).finally(() => bar?.end());
     if (!report) {
+      refuseWithoutCatalogue(where, "nothing was checked");
       say(`Nothing to check (there is no catalogue at "${where.database}")`);
       return 0;
     }

@@ -24,12 +24,9 @@ export function sayUnsafe(rows: string[]): void {
 }
 
 /** Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same. */
-export function refuseWithoutCatalogue({ database, cache }: Home): void {
+export function refuseWithoutCatalogue({ database, cache }: Home, what: string): void {
   for (const { path } of scanCache(new CachePaths(cache))) {
-    throw new LarderError(
-      "unaccounted",
-      `nothing was swept: there is no catalogue at "${database}" to account for "${path}"`,
-    );
+    throw new LarderError("unaccounted", `${what}: there is no catalogue at "${database}" to account for "${path}"`);
   }
 }
 

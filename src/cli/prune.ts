@@ -64,7 +64,7 @@ export default defineCommand({
     const where = home();
     const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
     if (!larder) {
-      refuseWithoutCatalogue(where);
+      refuseWithoutCatalogue(where, "nothing was swept");
       say(`Nothing to prune (there is no catalogue at "${where.database}")`);
       return 0;
     }

@@ -1,6 +1,6 @@
 import { namePins, type Pin } from "../db/pins.ts";
 import { matchGlob } from "../oci/glob.ts";
-import { canonicalReference, isReference, repositoryOf } from "../oci/reference.ts";
+import { canonicalReference, isReference, repositoryOf, spellings } from "../oci/reference.ts";
 
 /** What may go and what must stay. Durations in milliseconds, sizes in bytes. */
 export interface PrunePolicy {
@@ -70,7 +70,8 @@ export type Cause =
   | "keep-last"
   | "untagged"
   | "budget"
-  | "unaccounted";
+  | "unaccounted"
+  | "changed";
 
 /** What becomes of one name of an image, or of an untagged manifest, and why. */
 export interface Decision {
@@ -213,11 +214,20 @@ function protect(image: PruneImage, { minAge }: PrunePolicy, now: number): Verdi
 }
 
 function protectName({ reference, canonical }: PruneName, { keeps }: Rules): Verdict | undefined {
-  const keep = keeps.find(
-    ({ text, canonical: meant }) =>
-      matchGlob(text, reference) || (canonical !== null && (meant === canonical || matchGlob(text, canonical))),
-  );
+  const keep =
+    keeps.find(
+      ({ text, canonical: meant }) =>
+        matchGlob(text, reference) || (canonical !== null && (meant === canonical || matchGlob(text, canonical))),
+    ) ?? (canonical === null ? undefined : findBySpelling(canonical, keeps));
   return keep && { cause: "keep", reason: `kept by ${JSON.stringify(keep.text)}` };
+}
+
+// `python:*` means docker.io/library/python:3.12 too: however a name can be written, a pattern for it keeps it.
+function findBySpelling(canonical: string, keeps: Keep[]): Keep | undefined {
+  const globs = keeps.filter(({ canonical: meant }) => meant === undefined);
+  if (globs.length === 0) return undefined;
+  const written = spellings(canonical);
+  return globs.find(({ text }) => written.some((name) => matchGlob(text, name)));
 }
 
 function matchRules(image: PruneImage, name: PruneName, rules: Rules, now: number): Verdict {
@@ -292,7 +302,7 @@ function decideByBudget(
   const evicted = new Set(taken.reverse().filter((image) => !ledger.spare(image, floor)));
   for (const [image, decided] of decisions) {
     for (const decision of decided.filter(({ cause }) => cause === "no-rule")) {
-      Object.assign(decision, evicted.has(image) ? OVER_BUDGET : WITHIN_BUDGET);
+      Object.assign(decision, evicted.has(image) ? OVER_BUDGET : staysWithinBudget(decided));
     }
   }
   return missing;
@@ -304,6 +314,11 @@ const OVER_BUDGET: Verdict & Pick<Decision, "action"> = {
   reason: "least recently used, and the budget asks for its bytes",
 };
 const WITHIN_BUDGET: Verdict = { cause: "within-budget", reason: "the budget does not ask for it" };
+
+function staysWithinBudget(decided: Decision[]): Verdict {
+  const isKept = decided.some(({ cause }) => cause === "keep");
+  return isKept ? { cause: "keep", reason: "another name of it is kept" } : WITHIN_BUDGET;
+}
 
 // An image is evicted by budget with all its names or not at all, so one kept name keeps it.
 function isCandidate({ names }: PruneImage, decided: Decision[]): boolean {

@@ -173,11 +173,14 @@ function leavingBy(plan: PrunePlan, used: UsedImage[]): Leaving[] {
 
 function report(plan: PrunePlan, used: UsedImage[], { unsafe, unaccounted }: CollectionPlan, rows: CollectedRows) {
   const lastUsed = new Map(used.map(({ manifest, lastUsed }) => [manifest.id, lastUsed]));
+  const spared = new Map(rows.spared.map(({ digest, reason }) => [digest, reason]));
   const decisions = plan.decisions.map(({ referenceId: _, manifestId, ...decision }) => {
     const ms = lastUsed.get(manifestId) ?? null;
+    const changed = decision.action === "evict" ? spared.get(decision.digest) : undefined;
     return {
       ...decision,
       ...(unaccounted !== null && STAYS),
+      ...(changed !== undefined && { action: "keep" as const, cause: "changed" as const, reason: changed, bytes: 0 }),
       last_used_at: ms === null ? null : new Date(ms).toISOString(),
     };
   });

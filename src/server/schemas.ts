@@ -162,6 +162,7 @@ const cause = v.picklist([
   "untagged",
   "budget",
   "unaccounted",
+  "changed",
 ]);
 export const PruneSchema = describes<PruneReport>()(
   v.object({

@@ -331,7 +331,10 @@ async function readText(request: Request): Promise<string> {
   if (!request.body) return "";
   const reader = request.body.getReader();
   const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new HttpProblem("too_slow", "the body took too long", { connection: "close" })), BODY_MS);
+  const timer = setTimeout(
+    () => late.reject(new HttpProblem("too_slow", "the body took too long", { connection: "close" })),
+    BODY_MS,
+  );
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let text = "";
   let length = 0;

@@ -180,8 +180,14 @@ const CASES: Case[] = [
     title: "keeps an image with one kept alias from the budget, whole",
     images: [{ names: ["acme/a:1", "acme/a:stable"], used: 9 * DAY }],
     policy: { maxSize: 0, keep: ["*:stable"] },
-    expected: { "acme/a:1": "keep within-budget 0", "acme/a:stable": "keep keep 0" },
+    expected: { "acme/a:1": "keep keep 0", "acme/a:stable": "keep keep 0" },
     target: { needed: 100, planned: 0, missing: 100 },
+  },
+  {
+    title: "keeps a name by a glob for another way to write it",
+    images: [{ names: ["docker.io/library/python:3.12", "index.docker.io/library/node:20"], used: 9 * DAY }],
+    policy: { unused: true, keep: ["python:*", "docker.io/node:*"] },
+    expected: { "docker.io/library/python:3.12": "keep keep", "index.docker.io/library/node:20": "keep keep" },
   },
   // Rules, one by one.
   { title: "decides nothing about nothing", images: [], policy: { unused: true }, expected: {} },
