@@ -1,5 +1,4 @@
 import { readFileSync, statSync } from "node:fs";
-import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { isErrno, LarderError } from "./error.ts";
 
@@ -28,7 +27,9 @@ interface Config {
  * Throws `failed` for a config that is not JSON, and where two databases could be meant.
  */
 export function resolveHome(flag: string | undefined, env: Environment): Home {
-  const start = resolve(flag ?? (env.MSB_HOME || join(env.HOME || homedir(), ".microsandbox")));
+  const start = resolve(
+    flag ?? (env.MSB_HOME || join(env.HOME || process.getBuiltinModule("node:os").homedir(), ".microsandbox")),
+  );
   const config = readConfig(env.MSB_CONFIG_PATH || join(start, "config.json"));
   const root = flag === undefined && config.home !== undefined ? resolve(config.home) : start;
   return {

@@ -1,5 +1,5 @@
 import { parseArguments, type Values } from "./cli/arguments.ts";
-import { type Command, flagsOf, GLOBAL_FLAGS, makeCall } from "./cli/command.ts";
+import { type Command, flagsOf, GLOBAL_FLAGS } from "./cli/command.ts";
 import { complain, print, ReaderGone, say } from "./cli/terminal.ts";
 import { NAME, VERSION } from "./cli/version.ts";
 import { asLarderError, exitCode, LarderError } from "./error.ts";
@@ -43,6 +43,7 @@ async function runCommand(command: Command, argv: string[]): Promise<number> {
     await print(await helpOf(command));
     return 0;
   }
+  const { makeCall } = await import("./cli/call.ts");
   return (await command.run(makeCall(command, globals, operands))) ?? 0;
 }
 

@@ -1,5 +1,5 @@
-import { asLarderError, exitCode, LarderError } from "../error.ts";
-import { type Home, resolveHome } from "../home.ts";
+import { asLarderError, exitCode, type LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
 import type { Flags, Values } from "./arguments.ts";
 
 /** The flags of every command. */
@@ -48,27 +48,6 @@ export function defineCommand<const F extends Flags>(command: Command<F>): Comma
 /** All flags that a command takes: its own, and those of every command where it has none of that name. */
 export function flagsOf({ flags }: Command): Flags {
   return { ...flags, ...GLOBAL_FLAGS, ...(flags.format && { format: flags.format }) };
-}
-
-/** Makes the call of a parsed command; the home is looked for only when it is asked for. */
-export function makeCall(command: Command, values: Values<typeof GLOBAL_FLAGS>, operands: string[]): Call<Flags> {
-  checkOperands(command, operands);
-  return {
-    flags: values as unknown as Values<Flags>,
-    operands,
-    format: (values.format as Format | undefined) ?? "table",
-    home: () => resolveHome(values.home, process.env),
-  };
-}
-
-function checkOperands({ name, operands: { least, most } }: Command, operands: string[]): void {
-  if (operands.length > most)
-    throw new LarderError(
-      "usage",
-      `${name} takes ${most === 0 ? "no argument" : `at most ${most}`}, and ${JSON.stringify(operands[most])} is one too many`,
-    );
-  if (operands.length < least)
-    throw new LarderError("usage", `${name} needs ${least === 1 ? "a reference" : `${least} arguments`}`);
 }
 
 /** The exit code of several attempts: that of the first failure, else 0. */

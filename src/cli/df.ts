@@ -1,4 +1,3 @@
-import { isatty } from "node:tty";
 import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type DfReport, df } from "../ops/df.ts";
@@ -7,7 +6,7 @@ import { toPrometheus } from "../output/prometheus.ts";
 import { renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { emit, print, say, tableWidth } from "./terminal.ts";
+import { emit, isTerminal, print, say, tableWidth } from "./terminal.ts";
 
 const BAR = 10;
 
@@ -41,7 +40,7 @@ export default defineCommand({
 });
 
 function renderKinds({ kinds, total, file_system }: DfReport): string {
-  const bars = isatty(1);
+  const bars = isTerminal(1);
   const row = (name: string, { files, bytes, allocated_bytes, reclaimable_bytes }: DfReport["total"]) => [
     name,
     String(files),

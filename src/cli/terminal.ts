@@ -1,5 +1,3 @@
-import { writeSync } from "node:fs";
-import { isatty } from "node:tty";
 import { toJson, toJsonLines } from "../output/json.ts";
 import { printable } from "../output/table.ts";
 import type { Format } from "./command.ts";
@@ -33,7 +31,7 @@ export async function emitList(format: Format, values: unknown[], render: () => 
 /** Writes a line to standard error, where everything goes that is not data. */
 export function say(line: string): void {
   try {
-    writeSync(2, `${line}\n`);
+    process.getBuiltinModule("node:fs").writeSync(2, `${line}\n`);
   } catch {}
 }
 
@@ -42,14 +40,21 @@ export function complain(message: string): void {
   say(`larder: ${printable(message)}`);
 }
 
+/** Whether standard output (1) or standard error (2) is a terminal. */
+export function isTerminal(fd: 1 | 2): boolean {
+  // `node:tty` takes 3 ms to load, and only a character device can be a terminal.
+  const isDevice = process.getBuiltinModule("node:fs").fstatSync(fd).isCharacterDevice();
+  return isDevice && process.getBuiltinModule("node:tty").isatty(fd);
+}
+
 /** The width that a table may have: the terminal's, or none when standard output is no terminal. */
 export function tableWidth(): number | undefined {
-  if (!isatty(1)) return undefined;
+  if (!isTerminal(1)) return undefined;
   const columns = Number(process.env.COLUMNS ?? process.stdout.columns);
   return Number.isInteger(columns) && columns > 0 ? columns : 80;
 }
 
 /** Whether standard error is a terminal, so that progress can be shown. */
 export function showsProgress(): boolean {
-  return isatty(2);
+  return isTerminal(2);
 }

@@ -27,7 +27,8 @@ export function plot(points: Point[]): string {
   };
   const decades = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
   const ticks = Array.from({ length: 5 }, (_, i) => Math.round((most / 4) * i));
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13"><title>Time of a prune by size of the catalogue</title>
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13">
+<title>Prune time against catalogue size, larder beside msb</title>
 <rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>
 <text x="${LEFT}" y="22" fill="#333">Time of a prune with half of the images in use, by images in the catalogue</text>
 ${decades.map((ms) => `<line x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${y(ms)}" y2="${y(ms)}" stroke="#ddd"/>\n<text x="${LEFT - 8}" y="${y(ms) + 4}" text-anchor="end" fill="#666">${ms >= 1000 ? `${ms / 1000} s` : `${ms} ms`}</text>`).join("\n")}

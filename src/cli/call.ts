@@ -1,0 +1,25 @@
+import { LarderError } from "../error.ts";
+import { resolveHome } from "../home.ts";
+import type { Flags, Values } from "./arguments.ts";
+import type { Call, Command, Format, GLOBAL_FLAGS } from "./command.ts";
+
+/** Makes the call of a parsed command; the home is looked for only when it is asked for. */
+export function makeCall(command: Command, values: Values<typeof GLOBAL_FLAGS>, operands: string[]): Call<Flags> {
+  checkOperands(command, operands);
+  return {
+    flags: values as unknown as Values<Flags>,
+    operands,
+    format: (values.format as Format | undefined) ?? "table",
+    home: () => resolveHome(values.home, process.env),
+  };
+}
+
+function checkOperands({ name, operands: { least, most } }: Command, operands: string[]): void {
+  if (operands.length > most)
+    throw new LarderError(
+      "usage",
+      `${name} takes ${most === 0 ? "no argument" : `at most ${most}`}, and ${JSON.stringify(operands[most])} is one too many`,
+    );
+  if (operands.length < least)
+    throw new LarderError("usage", `${name} needs ${least === 1 ? "a reference" : `${least} arguments`}`);
+}
