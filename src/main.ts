@@ -1,26 +1,9 @@
 import { parseArguments, type Values } from "./cli/arguments.ts";
-import { type Command, flagsOf, GLOBAL_FLAGS } from "./cli/command.ts";
-import { complain, print, ReaderGone, say } from "./cli/terminal.ts";
-import { NAME, VERSION } from "./cli/version.ts";
+import { type Command, type Format, flagsOf, type GLOBAL_FLAGS } from "./cli/command.ts";
+import { COMMAND_NAMES, loadCommand, loadCommands, loadServe, ROOT_FLAGS } from "./cli/commands.ts";
+import { complain, emit, print, ReaderGone, say } from "./cli/terminal.ts";
+import { describeBuild, NAME, VERSION } from "./cli/version.ts";
 import { asLarderError, exitCode, LarderError } from "./error.ts";
-
-type Loader = () => Promise<{ default: Command }>;
-
-// In the order of the help. Loaded one at a time: a command pays only for itself.
-const COMMANDS: Record<string, Loader> = {
-  persist: () => import("./cli/persist.ts"),
-  get: () => import("./cli/get.ts"),
-  list: () => import("./cli/list.ts"),
-  inspect: () => import("./cli/inspect.ts"),
-  remove: () => import("./cli/remove.ts"),
-  gc: () => import("./cli/gc.ts"),
-  prune: () => import("./cli/prune.ts"),
-  check: () => import("./cli/check.ts"),
-  df: () => import("./cli/df.ts"),
-};
-const ALIASES: Record<string, string> = { ls: "list", rm: "remove" };
-
-const ROOT_FLAGS = { ...GLOBAL_FLAGS, version: { type: "boolean" } } as const;
 
 async function main(argv: string[]): Promise<number> {
   const serving = argv.findIndex((word) => word === "--serve" || word.startsWith("--serve="));
@@ -49,19 +32,18 @@ async function runCommand(command: Command, argv: string[]): Promise<number> {
 
 /** `--serve [ADDR]` is a command in a flag's clothes: its address is what stands behind it. */
 async function runServe(argv: string[], at: number): Promise<number> {
-  const { default: command } = await import("./cli/serve.ts");
+  const command = await loadServe();
   const attached = argv[at]!.slice("--serve=".length);
   return runCommand(command, [...argv.slice(0, at), ...(attached ? [attached] : []), ...argv.slice(at + 1)]);
 }
 
 async function runRoot(values: Values<typeof ROOT_FLAGS>): Promise<number> {
   if (values.version) {
-    await print(`${NAME} ${VERSION}\n`);
+    await emit((values.format as Format | undefined) ?? "table", describeBuild(), () => `${NAME} ${VERSION}\n`);
     return 0;
   }
   const { helpOfRoot } = await import("./cli/help.ts");
-  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()));
-  const help = await helpOfRoot(commands.map(({ default: command }) => command));
+  const help = await helpOfRoot(await loadCommands());
   if (values.help) {
     await print(help);
     return 0;
@@ -71,12 +53,9 @@ async function runRoot(values: Values<typeof ROOT_FLAGS>): Promise<number> {
 }
 
 async function findCommand(name: string): Promise<Command> {
-  const known = Object.hasOwn(ALIASES, name) ? ALIASES[name]! : name;
-  if (Object.hasOwn(COMMANDS, known)) return (await COMMANDS[known]!()).default;
-  throw new LarderError(
-    "usage",
-    `unknown command ${JSON.stringify(name)} (known: ${Object.keys(COMMANDS).join(", ")})`,
-  );
+  const command = await loadCommand(name);
+  if (command) return command;
+  throw new LarderError("usage", `unknown command ${JSON.stringify(name)} (known: ${COMMAND_NAMES.join(", ")})`);
 }
 
 function report(thrown: unknown): number {

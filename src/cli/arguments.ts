@@ -3,8 +3,11 @@ import { LarderError } from "../error.ts";
 
 type EnumFlag = Omit<EnumArgDef, "options"> & { options: readonly string[] };
 
+// `options` of an operand are for completion; the command itself refuses another.
+type Operand = PositionalArgDef & { options?: readonly string[] };
+
 /** citty's own argument definition, and whether a flag may be given more than once. */
-export type Flag = (BooleanArgDef | StringArgDef | EnumFlag | PositionalArgDef) & {
+export type Flag = (BooleanArgDef | StringArgDef | EnumFlag | Operand) & {
   multiple?: boolean;
   alias?: string;
 };

@@ -1,16 +1,31 @@
 import { type ArgsDef, renderUsage } from "citty";
-import type { Flags } from "./arguments.ts";
-import { type Command, flagsOf, GLOBAL_FLAGS } from "./command.ts";
+import type { Flag, Flags } from "./arguments.ts";
+import { type Command, flagsOf } from "./command.ts";
+import { ROOT_FLAGS } from "./commands.ts";
 import { NAME, VERSION } from "./version.ts";
 
-const EXITS: [code: number, meaning: string][] = [
+/** `--serve [ADDR]`, as a flag of larder itself. */
+export const SERVE_FLAG = {
+  type: "string",
+  valueHint: "ADDR",
+  description: "serve the same operations as a JSON endpoint (larder --serve --help)",
+} as const satisfies Flag;
+
+export const EXITS: [code: number, meaning: string][] = [
   [0, "done, or nothing to do"],
   [1, "failure"],
   [2, "usage: unknown command or flag"],
   [75, "busy: try again"],
 ];
 
-const EXAMPLES = [
+export const ROOT_EXITS: [code: number, meaning: string][] = [
+  [3, "not found"],
+  [4, "in use"],
+  [5, "damage found, or a catalogue that does not account for its cache"],
+  [6, "target not reachable"],
+];
+
+export const EXAMPLES = [
   "larder list",
   "larder inspect --format json python:3.12",
   "larder --home /srv/msb rm --dry-run python:3.11",
@@ -42,13 +57,8 @@ export async function helpOfRoot(commands: Command[]): Promise<string> {
       description: "Keeps the image store of a microsandbox host: its catalogue of OCI images and its cache of layers.",
     },
     args: forCitty({
-      ...GLOBAL_FLAGS,
-      version: { type: "boolean", description: "print name and version" },
-      serve: {
-        type: "string",
-        valueHint: "ADDR",
-        description: "serve the same operations as a JSON endpoint (larder --serve --help)",
-      },
+      ...ROOT_FLAGS,
+      serve: SERVE_FLAG,
     }),
     subCommands: Object.fromEntries(
       commands.map(({ name, aliases = [], summary }) => [
@@ -61,13 +71,7 @@ export async function helpOfRoot(commands: Command[]): Promise<string> {
     usage,
     "Data goes to standard output, everything else to standard error. Nothing ever asks a question.",
     `EXAMPLES\n\n${EXAMPLES.map((line) => `  ${line}`).join("\n")}`,
-    `EXIT CODES\n\n${exits([
-      ...EXITS,
-      [3, "not found"],
-      [4, "in use"],
-      [5, "damage found, or a catalogue that does not account for its cache"],
-      [6, "target not reachable"],
-    ])}`,
+    `EXIT CODES\n\n${exits([...EXITS, ...ROOT_EXITS])}`,
   ]);
 }
 
