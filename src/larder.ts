@@ -1,7 +1,7 @@
 import type { Database } from "bun:sqlite";
 import { dirname } from "node:path";
 import { CachePaths } from "./cache/paths.ts";
-import { createCatalogue, migrationLock, openForReading, openForWriting } from "./db/open.ts";
+import { createCatalogue, emptyCatalogue, migrationLock, openForReading, openForWriting } from "./db/open.ts";
 import { asCatalogueError, BUSY_TIMEOUT_MS } from "./db/write.ts";
 import type { Home } from "./home.ts";
 import { FileLock } from "./host/flock.ts";
@@ -18,6 +18,11 @@ export interface Larder {
 /** Opens a home to read; undefined where no catalogue is. Nothing is created or changed. */
 export function openToRead(home: Home): Larder | undefined {
   return wrap(home, openForReading(home.database));
+}
+
+/** An empty catalogue in memory, in place of one that is not there: what the cache holds can be looked at all the same. */
+export function openEmpty(home: Home): Larder {
+  return wrap(home, emptyCatalogue())!;
 }
 
 /** Opens a home to change; undefined where no catalogue is. */

@@ -5,6 +5,9 @@ import { complain, emit, print, ReaderGone, say } from "./cli/terminal.ts";
 import { describeBuild, NAME, VERSION } from "./cli/version.ts";
 import { asLarderError, exitCode, LarderError } from "./error.ts";
 
+// The command that was asked for, once it is known: its help is what a usage error points to.
+let asked = "";
+
 async function main(argv: string[]): Promise<number> {
   const serving = argv.findIndex((word) => word === "--serve" || word.startsWith("--serve="));
   if (serving >= 0) return runServe(argv, serving);
@@ -19,6 +22,7 @@ async function main(argv: string[]): Promise<number> {
 }
 
 async function runCommand(command: Command, argv: string[]): Promise<number> {
+  asked = command.name;
   const { values, operands } = parseArguments(flagsOf(command), argv);
   const globals = values as unknown as Values<typeof GLOBAL_FLAGS>;
   if (globals.help) {
@@ -62,7 +66,7 @@ function report(thrown: unknown): number {
   if (thrown instanceof ReaderGone) return 0;
   const error = asLarderError(thrown);
   complain(error.message);
-  if (error.code === "usage") say(`(larder --help shows what can be given)`);
+  if (error.code === "usage") say(`(${[NAME, asked, "--help"].filter(Boolean).join(" ")} shows what can be given)`);
   if (process.env.LARDER_DEBUG === "1")
     say(String(error.stack) + (error.cause instanceof Error ? `\ncaused by ${error.cause.stack}` : ""));
   return exitCode(error.code);

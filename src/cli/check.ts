@@ -2,9 +2,8 @@ import { LarderError } from "../error.ts";
 import { type CheckReport, examine } from "../ops/check/report.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
-import { parseDuration } from "../output/units.ts";
+import { count, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { refuseWithoutCatalogue } from "./disk.ts";
 import { progressBar } from "./progress.ts";
 import { emit, say } from "./terminal.ts";
 
@@ -38,11 +37,6 @@ export default defineCommand({
       grace,
       ...(bar && { progress: bar.show }),
     }).finally(() => bar?.end());
-    if (!report) {
-      refuseWithoutCatalogue(where, "nothing was checked");
-      say(`Nothing to check (there is no catalogue at "${where.database}")`);
-      return 0;
-    }
     await emit(format, report, () => renderReport(report));
     say(`database ${report.database}, cache ${report.cache}`);
     return report.damage > 0 ? 5 : 0;
@@ -59,7 +53,7 @@ function renderReport({ problems, damage, notes }: CheckReport): string {
   for (const [, [first, ...rest]] of groups) {
     lines.push(`${renderProblem(first!)}${rest.length > 0 ? `        and ${rest.length} more like it\n` : ""}`);
   }
-  return `${lines.join("")}${damage} damaged, ${notes} notes\n`;
+  return `${lines.join("")}${damage} damaged, ${count(notes, "note")}\n`;
 }
 
 function renderProblem({
@@ -69,8 +63,14 @@ function renderProblem({
   message,
   advice,
   repair,
+  remedy,
   left,
 }: CheckReport["problems"][number]): string {
-  const fate = { possible: "--repair mends it", planned: "would be mended", done: "mended", left: `left: ${left}` };
+  const fate = {
+    possible: `--repair: ${remedy}`,
+    planned: `planned: ${remedy}`,
+    done: `done: ${remedy ?? "mended"}`,
+    left: `left: ${left}`,
+  };
   return `${severity.padEnd(6)}  ${code}  ${printable(subject)}: ${printable(message)}\n        ${printable(repair === null ? advice : fate[repair])}\n`;
 }

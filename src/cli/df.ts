@@ -1,4 +1,4 @@
-import { openToRead, withLarder } from "../larder.ts";
+import { openEmpty, openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type DfReport, df } from "../ops/df.ts";
 import { dfMetrics } from "../output/df-metrics.ts";
@@ -33,11 +33,8 @@ export default defineCommand({
   async run({ flags, format, home }) {
     const where = home();
     const larder = openToRead(where);
-    if (!larder) {
-      say(`Nothing is kept here (there is no catalogue at "${where.database}")`);
-      return 0;
-    }
-    const report = await withLarder(larder, df);
+    if (!larder) say(`There is no catalogue at "${where.database}": nothing accounts for what the cache holds`);
+    const report = await withLarder(larder ?? openEmpty(where), df);
     if (format === "prometheus") await print(toPrometheus(dfMetrics(report)));
     else await emit(format, report, () => renderKinds(report) + (flags.verbose ? `\n${renderImages(report)}` : ""));
     return 0;
@@ -73,7 +70,7 @@ function bar(part: number, whole: number): string {
 function renderImages({ images, attribution }: DfReport): string {
   const now = Date.now();
   const rows = images.map(({ digest, references, own_bytes, shared_bytes, last_used_at, pinned_by }) => [
-    references.join(", ") || "(untagged)",
+    nameOf(references),
     shortDigest(digest),
     formatSize(own_bytes),
     formatSize(shared_bytes),
@@ -91,4 +88,9 @@ function renderImages({ images, attribution }: DfReport): string {
   const { own_bytes, shared_bytes, unattributed_bytes } = attribution;
   const sums = `own ${formatSize(own_bytes)} + shared, counted once, ${formatSize(shared_bytes)} + without an image ${formatSize(unattributed_bytes)}\n`;
   return `${renderTable(columns, rows, tableWidth())}${sums}`;
+}
+
+// One name and how many more: names cut together would read as one that is not there.
+function nameOf([first, ...others]: string[]): string {
+  return first === undefined ? "(untagged)" : `${first}${others.length > 0 ? ` (+${others.length})` : ""}`;
 }

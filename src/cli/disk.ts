@@ -31,9 +31,9 @@ export function refuseWithoutCatalogue({ database, cache }: Home, what: string):
 }
 
 /** Says why only staging was swept, and returns the exit code for it. */
-export function sayUnaccounted(why: string): number {
+export function sayUnaccounted({ unaccounted, dry_run }: { unaccounted: string; dry_run: boolean }): number {
   complain(
-    `the catalogue does not account for its cache: ${why}. Only tmp/ was swept (put the image on record with "larder persist", or sweep all the same with --sweep-unrecorded)`,
+    `the catalogue does not account for its cache: ${unaccounted}. Only tmp/ ${dry_run ? "would be" : "was"} swept (put the image on record with "larder persist", or sweep all the same with --sweep-unrecorded)`,
   );
   return exitCode("unaccounted");
 }

@@ -46,7 +46,7 @@ export default defineCommand({
 function sayOutcome(report: GcReport): number {
   sayUnsafe(report.unsafe);
   sayDisk(report);
-  if (report.unaccounted !== null) return sayUnaccounted(report.unaccounted);
+  if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
   return report.failed.length > 0 ? 1 : 0;
 }
 

@@ -10,7 +10,7 @@ export default defineCommand({
   name: "get",
   summary: "Show what is on record of one image",
   details:
-    "The reference is matched as typed first, then by its canonical form: `python` finds `docker.io/library/python:latest`.\nAn untagged image is found by its whole digest.",
+    "The reference is matched as typed first, then by its canonical form: `python` finds `docker.io/library/python:latest`.\nAn image is found by its whole digest too, an untagged one only so.",
   flags: { reference: { type: "positional", description: "the image" } },
   operands: { least: 1, most: 1 },
   examples: ["larder get python:3.12", "larder get --format json python:3.12 | jq .size_bytes"],

@@ -87,12 +87,13 @@ function exits(codes: [code: number, meaning: string][]): string {
     .join("\n");
 }
 
-// citty colours regardless of what it writes to; help is plain text.
+// citty colours regardless of what it writes to, and pads every line to the longest; help is plain text.
 function sections(parts: (string | undefined)[]): string {
-  return `${Bun.stripANSI(
+  const text = Bun.stripANSI(
     parts
       .filter((part) => part !== undefined)
       .map((part) => part.trimEnd())
       .join("\n\n"),
-  )}\n`;
+  );
+  return `${text.replaceAll(/[ \t]+$/gm, "")}\n`;
 }

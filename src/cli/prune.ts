@@ -33,7 +33,7 @@ const FLAGS = {
     type: "string",
     valueHint: "FILE",
     multiple: true,
-    description: "the same from a file, one a line, # for comments",
+    description: "the same from a file (- for standard input), one a line, # for comments",
   },
   "min-age": { type: "string", valueHint: "AGE", description: "never evict what was used more recently (default 10m)" },
   grace: { type: "string", valueHint: "DURATION", description: "how old a stray file must be (default 10m)" },
@@ -46,13 +46,13 @@ export default defineCommand({
   name: "prune",
   summary: "Evict images by policy and budget, then collect",
   details:
-    "At least one rule or budget is needed. An image must match every rule that is given; the budget then takes, least\nrecently used first, what the rules left. What a sandbox or snapshot needs, what --keep names, what is younger than\n--min-age and what a pull has locked is never evicted.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB. Percentages: 15%.",
+    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference), what a sandbox or snapshot needs, what is younger than --min-age, and what a pull has locked.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%.",
   flags: FLAGS,
   operands: { least: 0, most: 0 },
   examples: [
     "larder prune --older-than 14d --keep 'ghcr.io/acme/base:*' --dry-run",
     "larder prune --high 85% --low 70%",
-    "larder prune --keep-last 3 --max-size 20GiB --log-format json",
+    "larder prune --keep-last 3 --keep-from /etc/larder/keep --log-format json",
   ],
   exits: [
     [5, "the catalogue does not account for its cache, or what is in use cannot be told"],
@@ -86,7 +86,7 @@ function readKeeps(path: string): string[] {
 
 function readText(path: string): string {
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
+    return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path === "-" ? 0 : path));
   } catch (error) {
     throw new LarderError("failed", `cannot read the list "${path}": ${asLarderError(error).message}`, error);
   }
@@ -105,7 +105,7 @@ function logEvictions({ decisions, references, manifests }: PruneReport, format:
 function renderReport(report: PruneReport): string {
   const shown = report.decisions.filter(({ action }) => report.dry_run || action === "evict");
   const rows = shown.map(({ action, reference, digest, bytes, reason }) => [
-    action,
+    action === "evict" && !report.dry_run ? "evicted" : action,
     reference ?? "(untagged)",
     shortDigest(digest),
     action === "evict" ? formatSize(bytes) : "",
@@ -123,10 +123,11 @@ function renderReport(report: PruneReport): string {
 }
 
 function sayOutcome(report: PruneReport): number {
+  for (const text of report.unmatched_keeps) say(`nothing on record matches --keep ${JSON.stringify(text)}`);
   for (const { digest, reason } of report.spared) say(`kept ${digest}: ${reason}`);
   sayUnsafe(report.unsafe);
   sayDisk(report);
-  if (report.unaccounted !== null) return sayUnaccounted(report.unaccounted);
+  if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
   if (report.target && report.target.missing > 0) {
     complain(
       `the target cannot be reached: ${formatSize(report.target.missing)} are missing (${report.target.missing} bytes), and what is left is in use, kept or too young`,

@@ -91,6 +91,20 @@ export function findImages(db: Database, text: string): ImageRow[] {
   return listUntagged(db).filter((row) => row.digest === text);
 }
 
+/** The rows that name the manifest with this digest, newest first. */
+export function findByDigest(db: Database, digest: string): ImageRow[] {
+  return db
+    .query<Row, [string]>(
+      `SELECT${COLUMNS}
+       FROM image_ref AS r
+       JOIN manifest AS m ON m.id = r.manifest_id
+       WHERE m.digest = ?
+       ORDER BY r.created_at DESC, r.id`,
+    )
+    .all(digest)
+    .map(parseImage);
+}
+
 function selectByReferences(db: Database, references: string[]): ImageRow[] {
   return db
     .query<Row, [string]>(

@@ -11,7 +11,7 @@ export function refuseDamaged(db: Database, path: string): void {
   if (found !== "ok") {
     throw new LarderError(
       "damaged",
-      `nothing was deleted, because the database "${path}" is damaged: ${found.replaceAll("\n", "; ")} (restore it from a backup; \`larder check\` names what it can still read)`,
+      `nothing was deleted, because the database "${path}" is damaged: ${found.replace(/^\*\*\*.*\*\*\*\n/, "").replaceAll("\n", "; ")} (restore it from a backup)`,
     );
   }
 }

@@ -123,6 +123,13 @@ export function createCatalogue(path: string): void {
   });
 }
 
+/** The same catalogue in memory. */
+export function emptyCatalogue(): Database {
+  const db = new Database(":memory:", OPTIONS);
+  db.run(schema);
+  return db;
+}
+
 function hasTables(path: string): boolean {
   using db = open(path, "readwrite");
   return hasShape(db, path);

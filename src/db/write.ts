@@ -56,11 +56,7 @@ const SENTENCES: [prefix: string, code: "busy" | "damaged" | "failed", sentence:
   ["SQLITE_BUSY", "busy", "another process is writing to it; try again"],
   ["SQLITE_LOCKED", "busy", "another process is writing to it; try again"],
   ["SQLITE_NOTADB", "damaged", "it is not a SQLite database (restore it from a backup, or move it away)"],
-  [
-    "SQLITE_CORRUPT",
-    "damaged",
-    "it is damaged (restore it from a backup; `larder check` names what it can still read)",
-  ],
+  ["SQLITE_CORRUPT", "damaged", "it is damaged (restore it from a backup)"],
   ["SQLITE_FULL", "failed", `no space is left on the device (SQLite's write-ahead log beside it needs ${ROOM})`],
   [
     "SQLITE_IOERR",

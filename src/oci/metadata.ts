@@ -75,6 +75,8 @@ export function checkMetadata(document: unknown, source: string): ImageMetadata 
   const result = v.safeParse(MetadataSchema, document);
   if (result.success) return result.output;
   const issue = result.issues[0];
+  if (issue.received === "undefined")
+    throw new LarderError("invalid", `${source}: ${writePath(issue.path)}: is missing`);
   const got = issue.received.length > 80 ? `${issue.received.slice(0, 80)}…` : issue.received;
   throw new LarderError("invalid", `${source}: ${writePath(issue.path)}: ${issue.message} (found ${got})`);
 }

@@ -2,7 +2,7 @@ import { measure } from "../cache/file.ts";
 import { readMetadata } from "../cache/metadata.ts";
 import { readSnapshots } from "../cache/snapshots.ts";
 import { findConfig } from "../db/configs.ts";
-import { findImages, type ImageRow, listImages, listLabels, listUntagged } from "../db/images.ts";
+import { findByDigest, findImages, type ImageRow, listImages, listLabels, listUntagged } from "../db/images.ts";
 import { type LayerRow, listLayers } from "../db/layers.ts";
 import { type Pin, type Pins, readPins } from "../db/pins.ts";
 import { isStringMap } from "../db/row.ts";
@@ -159,7 +159,8 @@ export function inspect(larder: Larder, reference: string): Detail {
 
 // For reading, several spellings of one reference are no trouble: the canonical one, else the newest, answers.
 function findOne(larder: Larder, reference: string): ImageRow {
-  const rows = findImages(larder.db, reference);
+  const named = findImages(larder.db, reference);
+  const rows = named.length > 0 ? named : findByDigest(larder.db, reference);
   const row = rows.find((row) => row.reference !== null && row.reference === canonicalOf(row)) ?? rows[0];
   if (!row) throw notFound(reference);
   return row;

@@ -213,13 +213,23 @@ function protect(image: PruneImage, { minAge }: PrunePolicy, now: number): Verdi
   return undefined;
 }
 
-function protectName({ reference, canonical }: PruneName, { keeps }: Rules): Verdict | undefined {
-  const keep =
-    keeps.find(
-      ({ text, canonical: meant }) =>
-        matchGlob(text, reference) || (canonical !== null && (meant === canonical || matchGlob(text, canonical))),
-    ) ?? (canonical === null ? undefined : findBySpelling(canonical, keeps));
+function protectName(name: PruneName, { keeps }: Rules): Verdict | undefined {
+  const keep = findKeep(name, keeps);
   return keep && { cause: "keep", reason: `kept by ${JSON.stringify(keep.text)}` };
+}
+
+function findKeep({ reference, canonical }: PruneName, keeps: Keep[]): Keep | undefined {
+  const plain = keeps.find(
+    ({ text, canonical: meant }) =>
+      matchGlob(text, reference) || (canonical !== null && (meant === canonical || matchGlob(text, canonical))),
+  );
+  return plain ?? (canonical === null ? undefined : findBySpelling(canonical, keeps));
+}
+
+/** The patterns of `keep` that no name matches: a slip of the pen would protect nothing, without a word. */
+export function findUnmatchedKeeps(images: PruneImage[], keep: string[]): string[] {
+  const names = images.flatMap(({ names }) => names);
+  return keep.filter((text) => !names.some((name) => findKeep(name, [compileKeep(text)])));
 }
 
 // `python:*` means docker.io/library/python:3.12 too: however a name can be written, a pattern for it keeps it.

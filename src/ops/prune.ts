@@ -20,6 +20,7 @@ import { PinWatch } from "./pins.ts";
 import {
   type BudgetTarget,
   type Decision,
+  findUnmatchedKeeps,
   type PruneImage,
   type PrunePlan,
   type PrunePolicy,
@@ -40,6 +41,8 @@ export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
 export interface PruneReport extends DiskReport {
   decisions: (Omit<Decision, "referenceId" | "manifestId"> & { last_used_at: string | null })[];
   target: BudgetTarget | null;
+  /** Patterns to keep that matched no name. */
+  unmatched_keeps: string[];
   references: string[];
   manifests: string[];
   layers: string[];
@@ -59,7 +62,9 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const strays = findStrays(larder, options.grace);
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
-  const plan = planPrune(readState(larder, usage, used, strays, now, options.grace), options.policy, now);
+  const state = readState(larder, usage, used, strays, now, options.grace);
+  const plan = planPrune(state, options.policy, now);
+  const unmatched_keeps = findUnmatchedKeeps(state.images, options.policy.keep);
   const spare = new Set(
     plan.decisions
       .filter(({ action, reference }) => action === "keep" && reference === null)
@@ -70,13 +75,18 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   if (options.dryRun) {
     return {
       ...report(plan, used, collection, plannedRows(collection)),
+      unmatched_keeps,
       ...reportPlanned(larder, collection.targets, collection.skipped),
     };
   }
   const rows = await collectRows(larder, collection, pins, options);
   const deleted = await sweep(larder, collection.targets, options);
   if (rows.failure !== undefined) throw rows.failure;
-  return { ...report(plan, used, collection, rows), ...reportDeleted(larder, deleted, collection.skipped) };
+  return {
+    ...report(plan, used, collection, rows),
+    unmatched_keeps,
+    ...reportDeleted(larder, deleted, collection.skipped),
+  };
 }
 
 function readState(

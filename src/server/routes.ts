@@ -378,15 +378,14 @@ async function examine(
 ): Promise<Reply> {
   const runner = options.mends ? services.writer : services.reader;
   const report = await runAlone(services, operation, options.dryRun, () =>
-    runner.run<CheckReport | undefined>({ kind: "examine", options }),
+    runner.run<CheckReport>({ kind: "examine", options }),
   );
-  if (!report) throw new HttpProblem("not_found", "there is no catalogue");
   services.metrics.setProblems(report);
   return { json: report };
 }
 
 /** Runs long work, one at a time, and counts how it ended; a dry run is no run of it. */
-async function runAlone<T extends GcReport | PruneReport | CheckReport | undefined>(
+async function runAlone<T extends GcReport | PruneReport | CheckReport>(
   services: Services,
   operation: string,
   isDry: boolean,

@@ -305,7 +305,8 @@ function validate(schema: v.GenericSchema, value: unknown): unknown {
   const result = v.safeParse(schema, value);
   if (result.success) return result.output;
   const [issue] = result.issues;
-  throw new HttpProblem("invalid", `${v.getDotPath(issue) ?? "document"}: ${issue.message}`);
+  const what = issue.type === "strict_object" && issue.expected === "never" ? "is not known here" : issue.message;
+  throw new HttpProblem("invalid", `${v.getDotPath(issue) ?? "document"}: ${what}`);
 }
 
 async function readBody(request: Request, kind: NonNullable<Route["body"]>): Promise<unknown> {

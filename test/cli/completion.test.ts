@@ -145,7 +145,8 @@ describe("larder completion", () => {
     expect(await run(["completion", "tcsh"])).toEqual({
       code: 2,
       stdout: "",
-      stderr: 'larder: no completion for "tcsh" (bash, zsh, fish)\n(larder --help shows what can be given)\n',
+      stderr:
+        'larder: no completion for "tcsh" (bash, zsh, fish)\n(larder completion --help shows what can be given)\n',
     });
   });
 

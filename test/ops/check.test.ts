@@ -69,6 +69,7 @@ const SEVERITY: Record<ProblemCode, "damage" | "note"> = {
   "config-outdated": "note",
   "platform-outdated": "note",
   "metadata-old-shape": "note",
+  "catalogue-unaccounted": "damage",
   "metadata-unrecorded": "note",
   "stray-file": "note",
   "staging-stale": "note",
@@ -155,14 +156,14 @@ const ROWS: Case[] = [
     // Its files have no row now, and its metadata names a manifest without one: nothing of it may be swept.
     name: "a manifest digest that leads out of the cache",
     damage: (home) => home.sql(`UPDATE manifest SET digest = 'sha256:../../etc' WHERE digest = '${ONE}'`),
-    found: ["digest-invalid", "metadata-mismatch", "stray-file", "stray-file"],
-    left: ["digest-invalid", "metadata-mismatch", "stray-file", "stray-file"],
+    found: ["catalogue-unaccounted", "digest-invalid", "metadata-mismatch", "stray-file", "stray-file"],
+    left: ["catalogue-unaccounted", "digest-invalid", "metadata-mismatch", "stray-file", "stray-file"],
   },
   {
     name: "a manifest digest that is no text",
     damage: (home) => home.sql(`UPDATE manifest SET digest = x'00' WHERE digest = '${ONE}'`),
-    found: ["column-unreadable", "stray-file", "stray-file"],
-    left: ["column-unreadable", "stray-file", "stray-file"],
+    found: ["catalogue-unaccounted", "column-unreadable", "stray-file", "stray-file"],
+    left: ["catalogue-unaccounted", "column-unreadable", "stray-file", "stray-file"],
   },
   {
     // The image gets a row of its own again; the bad one stays, and is named as what it is.
@@ -623,8 +624,8 @@ const STRAYS: Case[] = [
       writeFileSync(join(home.cache, "tmp", "load-1-2-3.blob"), "scratch");
       home.age();
     },
-    found: ["metadata-unrecorded", "staging-stale", "stray-file"],
-    left: ["metadata-unrecorded", "stray-file"],
+    found: ["catalogue-unaccounted", "metadata-unrecorded", "staging-stale", "stray-file"],
+    left: ["catalogue-unaccounted", "metadata-unrecorded", "stray-file"],
     gone: ["tmp/load-1-2-3.blob"],
   },
 ];

@@ -54,6 +54,10 @@ const PROBLEMS = {
   "config-outdated": ["note", "older msb does not store it; --repair fills it in"],
   "platform-outdated": ["note", "msb records the host's; --repair corrects it"],
   "metadata-old-shape": ["note", "msb 0.5 and later ignore it; pull the image again"],
+  "catalogue-unaccounted": [
+    "damage",
+    "gc and prune sweep only tmp/ meanwhile: put its images on record with larder persist, or sweep them with larder gc --sweep-unrecorded",
+  ],
   "metadata-unrecorded": [
     "note",
     "put its image on record with larder persist REFERENCE, or sweep it with larder gc --sweep-unrecorded",
@@ -89,6 +93,15 @@ export interface Problem {
   advice: string;
   mend?: Mend;
 }
+
+/** What a mend does, as a reader of the report is told. */
+export const REMEDIES: Record<Mend["kind"], string> = {
+  rebuild: "its rows are written anew from its metadata",
+  size: "the size is recorded",
+  discard: "the file is removed, so that msb's next pull makes it anew",
+  relocate: "the disk is pointed at its files where they lie now",
+  sweep: "the file is deleted",
+};
 
 /** Makes a problem of a code; severity and advice come from the table. */
 export function problem(code: ProblemCode, subject: string, message: string, mend?: Mend): Problem {

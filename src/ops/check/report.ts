@@ -1,8 +1,8 @@
 import type { Home } from "../../home.ts";
-import { openToRead, openToWrite, withLarder } from "../../larder.ts";
+import { openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
 import type { Progress } from "./artifacts.ts";
 import { check, identify, unopenable } from "./check.ts";
-import type { Problem } from "./problem.ts";
+import { type Mend, type Problem, REMEDIES } from "./problem.ts";
 import { type Outcome, repair } from "./repair.ts";
 
 /** What check prints: problems, and in a repair what became of each. */
@@ -13,6 +13,9 @@ export interface CheckReport {
   dry_run: boolean;
   problems: (Omit<Problem, "mend"> & {
     repair: "possible" | "planned" | "done" | "left" | null;
+    /** What a repair does about it, or null. */
+    remedy: string | null;
+    /** Why a repair left it, or null. */
     left: string | null;
   })[];
   damage: number;
@@ -29,18 +32,14 @@ export interface Examination {
 }
 
 /**
- * Checks a home, and mends it if that is asked for; undefined where there is no catalogue. A catalogue that cannot be
- * opened for damage is a report with that one problem.
+ * Checks a home, and mends it if that is asked for. Where there is no catalogue it is checked as an empty one; one that
+ * cannot be opened for damage is a report with that one problem.
  */
-export async function examine(
-  home: Home,
-  { deep, mends, dryRun, grace, progress }: Examination,
-): Promise<CheckReport | undefined> {
+export async function examine(home: Home, { deep, mends, dryRun, grace, progress }: Examination): Promise<CheckReport> {
   const head = { database: home.database, cache: home.cache, deep, dry_run: dryRun };
   const options = { deep, grace, ...(progress && { progress }) };
   try {
-    const reader = openToRead(home);
-    if (!reader) return undefined;
+    const reader = openToRead(home) ?? openEmpty(home);
     const problems = await withLarder(reader, (larder) => check(larder, options));
     if (!mends || dryRun) return { ...head, ...describe(problems, mends ? "planned" : "possible") };
     // Opening to write changes a file already, and a damaged one must stay as it is.
@@ -62,7 +61,7 @@ function describe(
   prospect: "possible" | "planned",
 ): Pick<CheckReport, "problems" | "damage" | "notes"> {
   const described = problems.map(
-    ({ mend, ...rest }): Described => ({ ...rest, repair: mend ? prospect : null, left: null }),
+    ({ mend, ...rest }): Described => ({ ...rest, repair: mend ? prospect : null, remedy: remedyOf(mend), left: null }),
   );
   return { problems: described, ...count(problems) };
 }
@@ -75,14 +74,19 @@ function describeRepaired(
 ): Pick<CheckReport, "problems" | "damage" | "notes"> {
   const still = new Set(after.map(identify));
   const described = before.map((problem): Described => {
-    const { mend: _, ...rest } = problem;
-    if (!still.has(identify(problem))) return { ...rest, repair: "done", left: null };
+    const { mend, ...rest } = problem;
+    const remedy = remedyOf(mend);
+    if (!still.has(identify(problem))) return { ...rest, repair: "done", remedy, left: null };
     const outcome = outcomes.get(problem);
-    return { ...rest, repair: "left", left: outcome && !outcome.mended ? outcome.reason : problem.advice };
+    return { ...rest, repair: "left", remedy, left: outcome && !outcome.mended ? outcome.reason : problem.advice };
   });
   const known = new Set(before.map(identify));
   const fresh = after.filter((problem) => !known.has(identify(problem)));
   return { problems: [...described, ...describe(fresh, "possible").problems], ...count(after) };
+}
+
+function remedyOf(mend: Mend | undefined): string | null {
+  return mend ? REMEDIES[mend.kind] : null;
 }
 
 function count(problems: Problem[]): { damage: number; notes: number } {

@@ -21,7 +21,10 @@ export function* checkStrays(larder: Larder, { grace, keepsBlobs, rebuilt }: Str
   const targets = strays.targets.filter(({ path }) => !rebuilt.has(path));
   const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path));
   // While the catalogue does not account for its cache only scratch may go (design rule 2a).
-  const isAccounted = targets.length === 0 || findUnrecorded(larder, grace) === undefined;
+  const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path));
+  const unrecorded = isTouched ? findUnrecorded(larder, grace) : undefined;
+  const isAccounted = unrecorded === undefined;
+  if (unrecorded !== undefined) yield problem("catalogue-unaccounted", "catalogue", unrecorded);
   for (const target of targets) {
     const { kind, path } = target;
     const manifest = kind === "metadata" ? manifestNamedBy(path) : undefined;
