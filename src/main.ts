@@ -1,7 +1,7 @@
 import { parseArguments, type Values } from "./cli/arguments.ts";
 import { type Command, type Format, flagsOf, type GLOBAL_FLAGS } from "./cli/command.ts";
 import { COMMAND_NAMES, loadCommand, loadCommands, loadServe, ROOT_FLAGS } from "./cli/commands.ts";
-import { complain, emit, print, ReaderGone, say } from "./cli/terminal.ts";
+import { complain, emit, print, say } from "./cli/terminal.ts";
 import { describeBuild, NAME, VERSION } from "./cli/version.ts";
 import { asLarderError, exitCode, LarderError } from "./error.ts";
 
@@ -63,7 +63,6 @@ async function findCommand(name: string): Promise<Command> {
 }
 
 function report(thrown: unknown): number {
-  if (thrown instanceof ReaderGone) return 0;
   const error = asLarderError(thrown);
   complain(error.message);
   if (error.code === "usage") say(`(${[NAME, asked, "--help"].filter(Boolean).join(" ")} shows what can be given)`);

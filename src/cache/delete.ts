@@ -45,6 +45,8 @@ export interface Guard {
   exclusively(work: () => void): void;
   /** Why some row still wants the file, or undefined; asked inside `exclusively`. */
   wanted(file: CacheFile): string | undefined;
+  /** Whether nothing was done before: then a catalogue that stays busy is a failure, and not files left for later. */
+  isFirstStep?: boolean;
   /** Whether to stop between two batches, as Ctrl-C asks for. */
   stopped?: () => boolean;
 }
@@ -106,8 +108,9 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
         if (seen) next = deleteBatch(targets, next, seen, guard, report);
       });
     } catch (error) {
-      // The rows are gone by now, and what is left of their files is for the next gc: no failure of what was asked.
-      if (!(error instanceof LarderError && error.code === "busy")) throw error;
+      // What was done is done, and what is left of the files is for the next gc: no failure of what was asked.
+      const isBusy = error instanceof LarderError && error.code === "busy";
+      if (!isBusy || (guard.isFirstStep && report.deleted.length === 0)) throw error;
       report.skipped.push(...targets.slice(next).map(({ kind, path }) => ({ kind, path, reason: error.message })));
       break;
     }

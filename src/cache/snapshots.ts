@@ -13,47 +13,51 @@ export interface SnapshotOnDisk {
 
 // msb 0.4.4 to 0.6 write the one, later versions the other; both hold `image.manifest_digest`.
 const DESCRIPTORS = ["snapshot.json", "manifest.json"];
-// Newer msb files snapshots in groups, a folder a level.
-const DEEPEST_GROUP = 4;
 
 /**
- * The snapshots under `paths.snapshots`. msb's index of them is rebuilt from these files, so they pin images whether
- * the index names them or not.
+ * The snapshots under `paths.snapshots`, which newer msb files in groups, a folder a level. msb's index of them is
+ * rebuilt from these files, so they pin images whether the index names them or not.
  */
-export function readSnapshots(folder: string, depth = 0, prefix = ""): SnapshotOnDisk[] {
-  const found: SnapshotOnDisk[] = [];
+export function readSnapshots(folder: string): SnapshotOnDisk[] {
+  return [...walk(folder, "", new Set())];
+}
+
+function* walk(folder: string, prefix: string, seen: Set<string>): Generator<SnapshotOnDisk> {
   for (const entry of namesIn(folder).sort()) {
     const path = join(folder, entry);
-    if (!isFolder(path)) continue;
-    const name = prefix + entry;
-    const snapshot = readSnapshot(path, name);
-    if (snapshot) found.push(snapshot);
-    else if (depth < DEEPEST_GROUP) found.push(...readSnapshots(path, depth + 1, `${name}/`));
+    const identity = identifyFolder(path);
+    // A link may lead back to where the walk came from.
+    if (identity === undefined || seen.has(identity)) continue;
+    seen.add(identity);
+    const snapshots = readSnapshot(path, prefix + entry);
+    if (snapshots.length > 0) yield* snapshots;
+    else yield* walk(path, `${prefix}${entry}/`, seen);
   }
-  return found;
 }
 
 // Through links: a snapshot that was moved to another disk needs its image no less.
-function isFolder(path: string): boolean {
+function identifyFolder(path: string): string | undefined {
   try {
-    return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+    const stat = statSync(path, { throwIfNoEntry: false });
+    return stat?.isDirectory() ? `${stat.dev}:${stat.ino}` : undefined;
   } catch (error) {
-    if (isErrno(error, "ELOOP")) return false;
+    if (isErrno(error, "ELOOP")) return undefined;
     throw error;
   }
 }
 
-function readSnapshot(folder: string, name: string): SnapshotOnDisk | undefined {
-  for (const descriptor of DESCRIPTORS) {
-    const path = join(folder, descriptor);
-    if (!measure(path)) continue;
-    try {
-      const digest: unknown = JSON.parse(readRegular(path) ?? "")?.image?.manifest_digest;
-      if (isDigest(digest)) return { name, digest };
-      return { name, trouble: `"${path}" names no image.manifest_digest` };
-    } catch (error) {
-      return { name, trouble: asLarderError(error).message };
-    }
+// A folder with both descriptors needs what either names.
+function readSnapshot(folder: string, name: string): SnapshotOnDisk[] {
+  return DESCRIPTORS.map((descriptor) => join(folder, descriptor))
+    .filter((path) => measure(path))
+    .map((path) => readDescriptor(path, name));
+}
+
+function readDescriptor(path: string, name: string): SnapshotOnDisk {
+  try {
+    const digest: unknown = JSON.parse(readRegular(path) ?? "")?.image?.manifest_digest;
+    return isDigest(digest) ? { name, digest } : { name, trouble: `"${path}" names no image.manifest_digest` };
+  } catch (error) {
+    return { name, trouble: asLarderError(error).message };
   }
-  return undefined;
 }

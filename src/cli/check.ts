@@ -1,4 +1,5 @@
-import { LarderError } from "../error.ts";
+import { existsSync } from "node:fs";
+import { exitCode, LarderError } from "../error.ts";
 import { type CheckReport, examine } from "../ops/check/report.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
@@ -37,9 +38,10 @@ export default defineCommand({
       grace,
       ...(bar && { progress: bar.show }),
     }).finally(() => bar?.end());
+    if (!existsSync(where.database)) say(`there is no catalogue at "${where.database}"`);
     await emit(format, report, () => renderReport(report));
     say(`database ${report.database}, cache ${report.cache}`);
-    return report.damage > 0 ? 5 : 0;
+    return report.damage > 0 ? exitCode("damaged") : 0;
   },
 });
 

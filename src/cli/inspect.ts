@@ -1,3 +1,4 @@
+import { explainSqlite } from "../db/write.ts";
 import { openToRead, withLarder } from "../larder.ts";
 import { type Detail, inspect, notFound } from "../ops/images.ts";
 import { renderFields, renderTable } from "../output/table.ts";
@@ -21,7 +22,9 @@ export default defineCommand({
     const where = home();
     const larder = openToRead(where);
     const { done, failed } = larder
-      ? await withLarder(larder, (larder) => tryEach(operands, (reference) => inspect(larder, reference)))
+      ? await withLarder(larder, (larder) =>
+          tryEach(operands, (reference) => explainSqlite(where.database, () => inspect(larder, reference))),
+        )
       : tryEach(operands, (reference): Detail => {
           throw notFound(reference, where.database);
         });

@@ -1,4 +1,5 @@
 import { statSync } from "node:fs";
+import { asCatalogueError } from "../db/write.ts";
 import { asLarderError, LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
@@ -80,7 +81,13 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   if (first.done) return outcome;
   await withLarder(openOrCreate(home), async (larder) => {
     for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
-      outcome.done.push(...persist(larder, batch.value));
+      try {
+        outcome.done.push(...persist(larder, batch.value));
+      } catch (error) {
+        // What was committed before is on record, and is to be reported.
+        outcome.failed.push(asLarderError(asCatalogueError(home.database, error)));
+        return;
+      }
       if (showsProgress()) say(`persisted ${outcome.done.length} images`);
     }
   });

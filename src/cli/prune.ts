@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { asLarderError, LarderError } from "../error.ts";
+import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { parsePolicy } from "../input/policy.ts";
 import { openToRead, openToWrite, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
@@ -132,7 +132,7 @@ function sayOutcome(report: PruneReport): number {
     complain(
       `the target cannot be reached: ${formatSize(report.target.missing)} are missing (${report.target.missing} bytes), and what is left is in use, kept or too young`,
     );
-    return 6;
+    return exitCode("unreachable");
   }
   return report.failed.length > 0 ? 1 : 0;
 }

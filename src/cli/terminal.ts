@@ -2,17 +2,16 @@ import { toJson, toJsonLines } from "../output/json.ts";
 import { printable } from "../output/table.ts";
 import type { Format } from "./command.ts";
 
-/** Thrown when whoever reads standard output has gone away: no failure, but nothing more to say either. */
-export class ReaderGone extends Error {}
-
-/** Writes data to standard output, all of it, however slow the reader. */
+/**
+ * Writes data to standard output, all of it, however slow the reader. A reader that has gone away is no failure: what
+ * was done is done, and the exit code still says how.
+ */
 export async function print(text: string): Promise<void> {
   if (text === "") return;
   try {
     await Bun.write(Bun.stdout, text);
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "EPIPE") throw new ReaderGone();
-    throw error;
+    if (!(error instanceof Error && "code" in error && error.code === "EPIPE")) throw error;
   }
 }
 

@@ -16,17 +16,28 @@ export function refuseDamaged(db: Database, path: string): void {
   }
 }
 
-/** Throws `damaged` where an image lacks the row of a layer: that layer's file would look like nobody's. */
-export function refuseLostLayers(db: Database, path: string): void {
+/**
+ * Throws `damaged` where an image lacks the row of a layer, or fewer layers are on record than it counts: that layer's
+ * file would look like nobody's. `leaving` are the row ids of manifests that go, and so need nothing any more.
+ */
+export function refuseLostLayers(db: Database, path: string, leaving: number[] = []): void {
   const lost = db
-    .query<{ digest: unknown }, []>(
+    .query<{ digest: unknown }, [string]>(
       `SELECT m.digest AS digest
-       FROM manifest_layer AS j
-       JOIN manifest AS m ON m.id = j.manifest_id
-       WHERE NOT EXISTS (SELECT 1 FROM layer AS l WHERE l.id = j.layer_id)
+       FROM manifest AS m
+       WHERE m.id NOT IN (SELECT value FROM json_each(?))
+         AND (
+           m.layer_count > (SELECT count(*) FROM manifest_layer AS j WHERE j.manifest_id = m.id)
+           OR EXISTS (
+             SELECT 1
+             FROM manifest_layer AS j
+             WHERE j.manifest_id = m.id
+               AND NOT EXISTS (SELECT 1 FROM layer AS l WHERE l.id = j.layer_id)
+           )
+         )
        LIMIT 1`,
     )
-    .get();
+    .get(JSON.stringify(leaving));
   if (lost === null) return;
   throw new LarderError(
     "damaged",

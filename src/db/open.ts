@@ -84,6 +84,8 @@ export function openForWriting(path: string): Database | undefined {
       refuseSelfDowngrade(path);
       db.run("PRAGMA journal_mode = WAL");
       db.run("PRAGMA foreign_keys = ON");
+      // Deletes are on the disk before a file goes; the default, but nothing here may rest on a default.
+      db.run("PRAGMA synchronous = FULL");
       if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
       return true;
     });
@@ -109,6 +111,7 @@ function keepIf(db: Database, accept: () => boolean): Database | undefined {
 export function createCatalogue(path: string): void {
   explainSqlite(path, () => {
     if (isThere(path) && hasTables(path)) return;
+    refuseLost(path);
     const staged = `${path}.new`;
     // What a crash left of an earlier try, and of an empty database whose place this one takes.
     for (const file of [staged, `${staged}-journal`, `${staged}-wal`, `${staged}-shm`, `${path}-wal`, `${path}-shm`]) {

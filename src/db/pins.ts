@@ -89,7 +89,7 @@ function rootfsRows(db: Database) {
        FROM sandbox_rootfs AS f
        JOIN manifest AS m ON m.id = f.manifest_id
        LEFT JOIN sandbox AS s ON s.id = f.sandbox_id
-       ORDER BY f.id`,
+       ORDER BY f.sandbox_id`,
     )
     .all();
 }

@@ -11,7 +11,7 @@ import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { filesOf, unspelled } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
-import { findStrays, findUnrecorded, type Strays } from "./strays.ts";
+import { findPinnedUnrecorded, findStrays, findUnrecorded, type Strays } from "./strays.ts";
 import type { SweepOptions } from "./sweep.ts";
 
 export interface CollectOptions extends SweepOptions {
@@ -89,8 +89,10 @@ export function planCollection(
     unaccounted: null,
   };
   const scratch = plan.targets.filter(({ path }) => larder.cache.isScratch(path));
-  if (options.sweepUnrecorded || scratch.length === plan.targets.length) return plan;
-  const unaccounted = findUnrecorded(larder, options.grace) ?? null;
+  if (scratch.length === plan.targets.length) return plan;
+  const unaccounted =
+    findPinnedUnrecorded(larder, pins.read()) ??
+    (options.sweepUnrecorded ? null : (findUnrecorded(larder, options.grace) ?? null));
   return unaccounted === null
     ? plan
     : { ...plan, leaving: [], orphans: [], manifests: [], layers: [], targets: scratch, unaccounted };
@@ -252,6 +254,11 @@ function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): Collect
     layers,
     spared,
   };
+}
+
+/** Whether any row went. */
+export function hasCollected({ references, manifests, layers }: CollectedRows): boolean {
+  return references.length + manifests.length + layers.length > 0;
 }
 
 const SWEEP_ORDER: Kind[] = [

@@ -4,6 +4,7 @@ import {
   type CollectionPlan,
   type CollectOptions,
   collectRows,
+  hasCollected,
   planForDeletion,
 } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
@@ -34,7 +35,7 @@ export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> 
   if (options.dryRun)
     return { ...reportRows(plan, plannedRows(plan)), ...reportPlanned(larder, plan.targets, plan.skipped) };
   const rows = await collectRows(larder, plan, pins, options);
-  const deleted = await sweep(larder, plan.targets, options);
+  const deleted = await sweep(larder, plan.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
   return { ...reportRows(plan, rows), ...reportDeleted(larder, deleted, plan.skipped) };
 }

@@ -103,7 +103,7 @@ export interface Position {
 export function listPage(larder: Larder, filter: Filter, all: boolean, limit: number, after?: Position): Page {
   return readTransaction(larder.db, () => {
     const pins = readAllPins(larder);
-    const rows = listRows(larder, filter, all, pins);
+    const rows = listRows(larder, filter, all, pins).sort((a, b) => (isBehind(positionOf(a), positionOf(b)) ? 1 : -1));
     const first = after === undefined ? 0 : rows.findIndex((row) => isBehind(positionOf(row), after));
     const page = first < 0 ? [] : rows.slice(first, first + limit);
     const last = page.at(-1);

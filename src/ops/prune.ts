@@ -12,6 +12,7 @@ import {
   type CollectionPlan,
   type CollectOptions,
   collectRows,
+  hasCollected,
   type Leaving,
   planForDeletion,
 } from "./collect.ts";
@@ -80,7 +81,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
     };
   }
   const rows = await collectRows(larder, collection, pins, options);
-  const deleted = await sweep(larder, collection.targets, options);
+  const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
   return {
     ...report(plan, used, collection, rows),

@@ -1,6 +1,6 @@
 import { collectManifests } from "../db/collect.ts";
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
-import { refuseDamaged } from "../db/integrity.ts";
+import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { layersOnlyOf } from "../db/layers.ts";
 import { referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
@@ -64,6 +64,8 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   await awaitSettled(larder, readTransaction(db, decide).canonicals, options.grace);
   const removal = writeTransaction(db, () => {
     const decided = decide();
+    // A layer that only the images to go have a row of may be one that another has lost the row of.
+    if (decided.layers.length > 0) refuseLostLayers(db, larder.home.database, ids(decided.plan.collect));
     deleteReferences(db, ids(decided.plan.drop));
     collectManifests(db, ids(decided.plan.collect));
     return decided;

@@ -9,7 +9,9 @@ import { scanCache } from "../cache/scan.ts";
 import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
+import { namePins, type Pins } from "../db/pins.ts";
 import type { Larder } from "../larder.ts";
+import { isDigest } from "../oci/digest.ts";
 import { cacheKey, isReference } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
 
@@ -78,6 +80,19 @@ function* withLocks({ cache }: Larder, files: Iterable<CacheFile>): Generator<Ca
     const ref = file.kind === "flat_ref" ? readFlatRef(file.path) : undefined;
     yield ref ? { ...file, lock: cache.flatLock(ref.derivation_digest) } : file;
   }
+}
+
+/**
+ * A file of an image that something pins and that is not on record, as a sentence; undefined where there is none. msb
+ * gets there when putting an image on record fails, which it only warns of (interop §7 #22).
+ */
+export function findPinnedUnrecorded({ db, cache }: Larder, { byDigest }: Pins): string | undefined {
+  for (const [digest, pins] of byDigest) {
+    if (!isDigest(digest) || hasManifest(db, digest)) continue;
+    const held = [cache.vmdk(digest), cache.fsmeta(digest), cache.flatRef(digest)].find(({ path }) => measure(path));
+    if (held) return `${namePins(pins)} needs "${held.path}", whose image is not on record`;
+  }
+  return undefined;
 }
 
 /**

@@ -1,4 +1,5 @@
-import { type DeleteReport, deleteGuarded, PATIENCE_MS, type Target } from "../cache/delete.ts";
+import type { Database } from "bun:sqlite";
+import { type DeleteReport, deleteGuarded, type Guard, PATIENCE_MS, type Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
@@ -8,12 +9,14 @@ import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
 import { hasManifest } from "../db/manifests.ts";
 import { openForWriting } from "../db/open.ts";
+import { namePins } from "../db/pins.ts";
 import { explainSqlite, writeTransaction } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import { isLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
 import { cacheKey, canonicalKey, isReference } from "../oci/reference.ts";
+import { PinWatch } from "./pins.ts";
 
 /** How a sweep treats time and interruption. */
 export interface SweepOptions {
@@ -26,37 +29,48 @@ export interface SweepOptions {
 export const DEFAULT_GRACE_MS = 10 * 60 * 1000;
 
 /**
- * Deletes files under the guards of `deleteGuarded`, asking the catalogue on a connection of its own. `wanted` takes
+ * Deletes files under the guards of `deleteGuarded`, asking the catalogue on a connection of its own. A
+ * catalogue that stays busy leaves the files to the next gc, or throws `busy` if this is the first step. `wanted` takes
  * the place of "does a row want it" where a file goes although a row does.
  */
 export async function sweep(
   larder: Larder,
   targets: Target[],
-  options: SweepOptions,
+  options: SweepOptions & Pick<Guard, "isFirstStep">,
   wanted?: (file: CacheFile) => string | undefined,
 ): Promise<DeleteReport> {
   if (targets.length === 0) return { deleted: [], skipped: [], failed: [] };
-  using db = openForWriting(larder.home.database);
-  if (!db)
-    return {
-      deleted: [],
-      skipped: targets.map(({ kind, path }) => ({ kind, path, reason: "the catalogue is gone" })),
-      failed: [],
-    };
+  using db = openForSweep(larder, options.isFirstStep);
+  if (!db) {
+    const skipped = targets.map(({ kind, path }) => ({ kind, path, reason: "the catalogue is gone, or busy" }));
+    return { deleted: [], skipped, failed: [] };
+  }
   const wants = new Wants({ ...larder, db }, options.grace);
   // Awaited here: the connection must outlive the first batch.
   return await deleteGuarded(targets, {
     cache: larder.cache,
     now: larder.now,
     grace: options.grace,
+    ...(options.isFirstStep && { isFirstStep: true }),
     exclusively: (work) =>
-      writeTransaction(db, () => {
-        wants.begin();
-        work();
-      }),
+      explainSqlite(larder.home.database, () =>
+        writeTransaction(db, () => {
+          wants.begin();
+          work();
+        }),
+      ),
     wanted: wanted ?? ((file) => explainSqlite(larder.home.database, () => wants.reason(file))),
     ...(options.stopped && { stopped: options.stopped }),
   });
+}
+
+function openForSweep({ home }: Larder, isFirstStep = false): Database | undefined {
+  try {
+    return openForWriting(home.database);
+  } catch (error) {
+    if (!isFirstStep && error instanceof LarderError && error.code === "busy") return undefined;
+    throw error;
+  }
 }
 
 /**
@@ -89,6 +103,7 @@ function findWriter(cache: CachePaths, path: string, lock: string, now: number, 
  */
 class Wants {
   private readonly young: YoungMetadataFiles;
+  private readonly pins: PinWatch;
   private readonly keys = new Map<string, string | undefined>();
   private named: Set<string | undefined> | undefined;
   private blobs: FlatBlobs | undefined;
@@ -99,6 +114,7 @@ class Wants {
     grace: number,
   ) {
     this.young = new YoungMetadataFiles(larder.cache, larder.now, grace);
+    this.pins = new PinWatch(larder);
   }
 
   begin(): void {
@@ -123,6 +139,8 @@ class Wants {
 
   private wantsManifest(digest: Digest): string | undefined {
     if (hasManifest(this.larder.db, digest)) return "a row needs it";
+    const pinnedBy = this.pins.read().byDigest.get(digest);
+    if (pinnedBy) return `in use by ${namePins(pinnedBy)}`;
     return this.soon().some(({ manifest }) => manifest === digest) ? SOON : undefined;
   }
 

@@ -12,6 +12,8 @@ type Open = (home: Home) => Larder | undefined;
 export class WarmHome {
   private larder: Larder | undefined;
   private identity = "";
+  /** The data version is the connection's own, and starts again with each. */
+  private opened = 0;
 
   constructor(
     private readonly home: Home,
@@ -34,6 +36,7 @@ export class WarmHome {
     if (this.larder && identity === this.identity) return this.larder;
     this.close();
     this.larder = this.open(this.home);
+    this.opened++;
     // Closed after another file took its name, this connection would take that one's write-ahead log away.
     this.larder?.db.fileControl(constants.SQLITE_FCNTL_PERSIST_WAL, 1);
     this.identity = identify(this.home.database);
@@ -48,7 +51,7 @@ export class WarmHome {
     return this.use((larder) => {
       if (!larder) return undefined;
       const { data_version } = larder.db.query<{ data_version: bigint }, []>("PRAGMA data_version").get()!;
-      return `${this.identity}-${data_version}-${snapshotState(larder.home.snapshots)}`;
+      return `${this.opened}-${this.identity}-${data_version}-${snapshotState(larder.home.snapshots)}`;
     });
   }
 

@@ -35,14 +35,19 @@ describe("readSnapshots", () => {
     ]);
   });
 
-  test("reads snapshots inside groups, and no deeper than msb files them", () => {
+  test("reads snapshots inside groups, however deep", () => {
     using folder = new TemporaryFolder();
     const descriptor = { image: { manifest_digest: A } };
     put(folder, "group/one/snapshot.json", descriptor);
     put(folder, "group/sub/two/manifest.json", descriptor);
     put(folder, "a/b/c/d/five/manifest.json", descriptor);
     put(folder, "a/b/c/d/e/six/manifest.json", descriptor);
-    expect(readSnapshots(folder.path).map(({ name }) => name)).toEqual(["a/b/c/d/five", "group/one", "group/sub/two"]);
+    expect(readSnapshots(folder.path).map(({ name }) => name)).toEqual([
+      "a/b/c/d/e/six",
+      "a/b/c/d/five",
+      "group/one",
+      "group/sub/two",
+    ]);
   });
 
   test.each<[string, unknown]>([

@@ -60,7 +60,7 @@ describe("larder check", () => {
     expect(code).toBe(0);
     // One line a kind of note, with an example.
     expect(stdout).toMatch(
-      /^note {4}erofs-size-unrecorded {2}layer sha256:\w+: its artifact has \d+ bytes\n {8}--repair mends it\n {8}and 3 more like it\n0 damaged, 4 notes\n$/,
+      /^note {4}erofs-size-unrecorded {2}layer sha256:\w+: its artifact has \d+ bytes\n {8}--repair: the size is recorded\n {8}and 3 more like it\n0 damaged, 4 notes\n$/,
     );
   });
 
@@ -73,7 +73,7 @@ describe("larder check", () => {
     expect(stdout).toBe(
       [
         `damage  artifact-empty  layer ${OWN}: "${home.layer(OWN)}" is empty`,
-        "        --repair mends it",
+        "        --repair: the file is removed, so that msb's next pull makes it anew",
         `damage  artifact-missing  one:1: "${home.vmdk(ONE)}" does not exist`,
         "        pull the image again",
         "2 damaged, 0 notes",
@@ -104,6 +104,7 @@ describe("larder check", () => {
       message: `"${home.vmdk(ONE)}" does not exist`,
       advice: "pull the image again",
       repair: null,
+      remedy: null,
       left: null,
     });
     const sizes = report.problems.filter(({ code }: Described) => code === "erofs-size-mismatch");
@@ -156,11 +157,19 @@ describe("larder check", () => {
       using folder = new TemporaryFolder();
       const home = join(folder.path, "none");
       const { code, stdout, stderr } = await larder(home, "check", ...args);
-      expect({ code, stdout }).toEqual({ code: 0, stdout: "" });
-      expect(stderr).toBe(`Nothing to check (there is no catalogue at "${join(home, "db", "msb.db")}")\n`);
+      expect({ code, stdout }).toEqual({ code: 0, stdout: "0 damaged, 0 notes\n" });
+      expect(stderr).toContain(`there is no catalogue at "${join(home, "db", "msb.db")}"`);
       expect(existsSync(home)).toBe(false);
     },
   );
+
+  test("exits with 5 where a cache has files and there is no catalogue", async () => {
+    using home = sound.copy();
+    rmSync(join(home.path, "db"), { recursive: true });
+    const report = await larderJson(home.path, ["check", "--grace", "0s"], 5);
+    expect(report.problems.map(({ code }: Described) => code)).toContain("catalogue-unaccounted");
+    expect(existsSync(join(home.path, "db"))).toBe(false);
+  });
 
   test("exits with 1 where the database cannot be opened", async () => {
     using folder = new TemporaryFolder();
@@ -252,7 +261,7 @@ describe("larder check --repair", () => {
     home.sql("UPDATE manifest SET layer_count = 9");
     const { code, stdout } = await larder(home.path, "check", "--repair");
     expect(code).toBe(0);
-    expect(stdout).toContain("\n        mended\n");
+    expect(stdout).toContain("\n        done: its rows are written anew from its metadata\n");
     expect(stdout).toEndWith("0 damaged, 0 notes\n");
     expect(home.facts()).toEqual(sound.facts());
   });

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
@@ -73,7 +74,7 @@ describe("larder df", () => {
       "IN USE BY",
     ]);
     // Own: a layer of 8 KiB, and metadata twice, fsmeta and vmdk of a block each.
-    const a = rows.find(([name]) => name === "acme/a:1, acme/a:stable")!;
+    const a = rows.find(([name]) => name === "acme/a:1 (+1)")!;
     expect(a.slice(2)).toEqual(["24.0 KiB", "400.0 KiB", "3 days ago", ""]);
     const b = rows.find(([name]) => name === "acme/b:1")!;
     expect(b.slice(2)).toEqual(["12.0 KiB", "400.0 KiB", "2 days ago", "web-1,golden"]);
@@ -129,10 +130,14 @@ describe("larder df", () => {
     expect(store.picture()).toBe(before);
   });
 
-  test("says that nothing is kept where there is no catalogue", async () => {
+  test("counts what the cache holds where there is no catalogue, and says so", async () => {
     using folder = new TemporaryFolder();
+    mkdirSync(join(folder.path, "cache", "layers"), { recursive: true });
+    writeFileSync(join(folder.path, "cache", "layers", "lost"), "x".repeat(4096));
     const { code, stdout, stderr } = await larder(folder.path, "df");
-    expect([code, stdout]).toEqual([0, ""]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^stray +1 +4\.0 KiB +4\.0 KiB +0 B$/m);
+    expect(existsSync(join(folder.path, "db"))).toBe(false);
     expect(stderr).toContain(`no catalogue at "${join(folder.path, "db", "msb.db")}"`);
   });
 

@@ -5,6 +5,7 @@ import { isTarget, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
 import type { CacheFile } from "../../cache/paths.ts";
 import { danglingManifest, findImages, repointDangling } from "../../db/images.ts";
+import { refuseLostLayers } from "../../db/integrity.ts";
 import { setErofsSize } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import { asCatalogueError, writeTransaction } from "../../db/write.ts";
@@ -15,6 +16,7 @@ import type { Larder } from "../../larder.ts";
 import type { ImageMetadata } from "../../oci/metadata.ts";
 import { measureArtifacts, recordImage } from "../persist.ts";
 import { PinWatch } from "../pins.ts";
+import { findPinnedUnrecorded } from "../strays.ts";
 import { type SweepOptions, sweep } from "../sweep.ts";
 import { canRelocate, pinnedFiles, relocated } from "./artifacts.ts";
 import { isCorrupt } from "./database.ts";
@@ -153,6 +155,16 @@ async function sweepStrays(
   outcomes: Map<Problem, Outcome>,
 ): Promise<void> {
   const mine = problems.filter(({ mend }) => mend?.kind === "sweep");
+  const refusal = attempt(larder, () => {
+    const pins = new PinWatch(larder).readAll();
+    refuseLostLayers(larder.db, larder.home.database);
+    const needed = findPinnedUnrecorded(larder, pins);
+    if (needed) throw new Error(needed);
+  });
+  if (!refusal.mended) {
+    for (const problem of mine) outcomes.set(problem, refusal);
+    return;
+  }
   await sweepProblems(larder, mine, (mend) => (mend as MendOf<"sweep">).target, options, outcomes);
 }
 
