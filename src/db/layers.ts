@@ -151,6 +151,21 @@ export function layersOnlyOf(db: Database, manifestIds: number[]): DoomedLayer[]
     .map(parseDoomed);
 }
 
+/** The layers that these manifests have, alone or with others. */
+export function layersOf(db: Database, manifestIds: number[]): DoomedLayer[] {
+  return db
+    .query<{ id: bigint; diff_id: unknown }, [string]>(
+      `SELECT l.id AS id, l.diff_id AS diff_id
+       FROM layer AS l
+       WHERE l.id IN (
+         SELECT layer_id FROM manifest_layer WHERE manifest_id IN (SELECT value FROM json_each(?))
+       )
+       ORDER BY l.id`,
+    )
+    .all(JSON.stringify(manifestIds))
+    .map(parseDoomed);
+}
+
 /** The layers that no manifest has. */
 export function orphanLayers(db: Database): DoomedLayer[] {
   return db

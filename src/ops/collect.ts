@@ -4,7 +4,7 @@ import { collectManifests } from "../db/collect.ts";
 import { deleteReferences } from "../db/images.ts";
 import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf, orphanLayers } from "../db/layers.ts";
-import { referencesOf, untaggedManifests } from "../db/manifests.ts";
+import { referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
 import { readTransaction, writeTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
@@ -238,7 +238,7 @@ function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): Collect
     db,
     dropped.map(({ id }) => id),
   );
-  const gone = untaggedManifests(
+  const gone = untaggedAmong(
     db,
     leaving.map(({ id }) => id),
   );

@@ -1,10 +1,12 @@
+import { basename } from "node:path";
 import { isTarget, type Skipped, type Target, target } from "../cache/delete.ts";
+import { namesIn } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, CachePaths } from "../cache/paths.ts";
-import { idsSpelling } from "../db/images.ts";
+import { idsSpelling, listNames } from "../db/images.ts";
 import type { Larder } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
-import { canonicalKey, canonicalReference, isReference } from "../oci/reference.ts";
+import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
 
 /** What leaves the catalogue, and so leaves its files behind. Digests are as stored, and checked before use. */
 export interface Doomed {
@@ -44,10 +46,20 @@ export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] =
 export function unspelled({ db }: Larder, dropped: { id: number; reference: string }[]): string[] {
   const ids = new Set(dropped.map(({ id }) => id));
   const canonicals = new Set(
-    dropped.filter(({ reference }) => isReference(reference)).map(({ reference }) => canonicalReference(reference)),
+    dropped.map(({ reference }) => canonicalOrNull(reference)).filter((canonical) => canonical !== null),
   );
-  return [...canonicals].filter((canonical) => idsSpelling(db, canonical).every((id) => ids.has(id)));
+  if (canonicals.size <= FEW)
+    return [...canonicals].filter((canonical) => idsSpelling(db, canonical).every((id) => ids.has(id)));
+  // Where most images go, few names stay, and to look at those is quicker than to look for every spelling.
+  for (const { id, reference } of listNames(db)) {
+    if (ids.has(id)) continue;
+    const canonical = canonicalOrNull(reference);
+    if (canonical !== null) canonicals.delete(canonical);
+  }
+  return [...canonicals];
 }
+
+const FEW = 200;
 
 /** Measures files; those that are not there fall away. */
 export function measureTargets(files: Iterable<CacheFile>): Targets {
@@ -63,8 +75,11 @@ export function measureTargets(files: Iterable<CacheFile>): Targets {
 function flatFilesOf(cache: CachePaths, manifests: Digest[], strayRefs: Digest[]): CacheFile[] {
   const refs: CacheFile[] = [];
   const blobs = new Map<Digest, CacheFile>();
+  // One look at the folder instead of a file that is not there for each image of a host without flat roots.
+  const there = manifests.length > FEW ? new Set(namesIn(cache.folder("flat/refs"))) : undefined;
   for (const manifest of manifests) {
     const file = cache.flatRef(manifest);
+    if (there && !there.has(basename(file.path))) continue;
     const ref = readFlatRef(file.path);
     const lock = ref && cache.flatLock(ref.derivation_digest);
     refs.push(lock ? { ...file, lock } : file);

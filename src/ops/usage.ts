@@ -6,7 +6,7 @@ import type { Pin } from "../db/pins.ts";
 import { listUsage, type ManifestUsage } from "../db/usage.ts";
 import { readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
-import { canonicalKey, canonicalReference, isReference } from "../oci/reference.ts";
+import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
 import type { PinWatch } from "./pins.ts";
 
 /** A file of the cache, measured. Sizes in bytes. */
@@ -49,9 +49,7 @@ export function measureUsage(larder: Larder, pins: PinWatch): Usage {
   const files: UsedFile[] = [];
   const index = indexFiles(larder, files);
   const images = manifests.map((manifest): UsedImage => {
-    const canonicals = manifest.names.map(({ reference }) =>
-      isReference(reference) ? canonicalReference(reference) : null,
-    );
+    const canonicals = manifest.names.map(({ reference }) => canonicalOrNull(reference));
     const keys = new Set(canonicals.flatMap((canonical) => (canonical === null ? [] : canonicalKey(canonical))));
     const needed = new Set([
       ...[...keys].flatMap((key) => index.metadata.get(key) ?? []),
