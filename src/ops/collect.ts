@@ -9,7 +9,7 @@ import { namePins } from "../db/pins.ts";
 import { readTransaction, writeTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
-import { filesOf, unspelled } from "./doomed.ts";
+import { filesOf, type Measure, unspelled } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
 import { findStrays, findUnrecorded, type Strays } from "./strays.ts";
 import type { SweepOptions } from "./sweep.ts";
@@ -36,6 +36,8 @@ export interface Selection {
   spare: ReadonlySet<string>;
   /** The stray files, where they are known already. */
   strays?: Strays;
+  /** The cache's files, where they are measured already. */
+  look?: Measure;
 }
 
 /** What a collection is going to do. */
@@ -76,12 +78,12 @@ export function planCollection(
   larder: Larder,
   pins: PinWatch,
   options: CollectOptions,
-  { evicted, spare, strays }: Selection = { evicted: [], spare: new Set() },
+  { evicted, spare, strays, look }: Selection = { evicted: [], spare: new Set() },
 ): CollectionPlan {
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, evicted, spare));
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
-  const own = filesOf(larder.cache, rows, strayRefs);
+  const own = filesOf(larder.cache, rows, strayRefs, look);
   const plan: CollectionPlan = {
     ...rows,
     targets: inSweepOrder([...own.targets, ...others.targets]),

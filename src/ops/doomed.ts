@@ -22,12 +22,15 @@ export interface Targets {
   skipped: Skipped[];
 }
 
+/** How a file is measured that is to go; undefined where it is not there. */
+export type Measure = (file: CacheFile) => Target | Skipped | undefined;
+
 /**
  * The files of what is doomed, in the order in which a crash between two of them does least harm: metadata files
  * first, since one without its rows makes the catalogue look lost (rule 2a of the README's safety section).
  * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob.
  */
-export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = []): Targets {
+export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = [], look: Measure = target): Targets {
   const manifests = doomed.manifests.filter(isDigest);
   const files: CacheFile[] = [
     ...doomed.canonicals.map((canonical) => ({ ...cache.metadata(canonicalKey(canonical)), canonical })),
@@ -36,7 +39,7 @@ export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] =
     ...flatFilesOf(cache, manifests, strayRefs),
     ...doomed.layers.filter(isDigest).map((diffId) => cache.layer(diffId)),
   ];
-  return measureTargets(files);
+  return measureTargets(files, look);
 }
 
 /**
@@ -62,10 +65,10 @@ export function unspelled({ db }: Larder, dropped: { id: number; reference: stri
 const FEW = 200;
 
 /** Measures files; those that are not there fall away. */
-export function measureTargets(files: Iterable<CacheFile>): Targets {
+export function measureTargets(files: Iterable<CacheFile>, look: Measure = target): Targets {
   const result: Targets = { targets: [], skipped: [] };
   for (const file of files) {
-    const made = target(file);
+    const made = look(file);
     if (made && isTarget(made)) result.targets.push(made);
     else if (made) result.skipped.push(made);
   }
