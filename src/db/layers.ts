@@ -113,11 +113,13 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
     stored.length === layerIds.length &&
     stored.every((row, i) => Number(row.position) === i && Number(row.layer_id) === layerIds[i]);
   if (same) return;
-  db.query("DELETE FROM manifest_layer WHERE manifest_id = ?").run(manifestId);
-  const insert = db.query("INSERT INTO manifest_layer (manifest_id, layer_id, position) VALUES (?, ?, ?)");
-  layerIds.forEach((layerId, position) => {
-    insert.run(manifestId, layerId, position);
-  });
+  if (stored.length > 0) db.query("DELETE FROM manifest_layer WHERE manifest_id = ?").run(manifestId);
+  db.query(
+    `INSERT INTO manifest_layer (manifest_id, layer_id, position)
+     SELECT ?, value, key
+     FROM json_each(?)
+     ORDER BY key`,
+  ).run(manifestId, JSON.stringify(layerIds));
 }
 
 /** A layer row that is to go. */

@@ -79,5 +79,13 @@ function fraction(nanos: string): string {
  * msb cannot read fails its whole listing (interop §1).
  */
 export function writeTimestamp(ms: number): string {
-  return `${new Date(ms).toISOString().slice(0, 23).replace("T", " ")}000000`;
+  // The rows of one transaction share their time.
+  if (ms !== lastMs) {
+    lastWritten = `${new Date(ms).toISOString().slice(0, 23).replace("T", " ")}000000`;
+    lastMs = ms;
+  }
+  return lastWritten;
 }
+
+let lastMs: number | undefined;
+let lastWritten = "";
