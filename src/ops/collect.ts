@@ -197,23 +197,53 @@ async function collectBatches(
   rows: CollectedRows,
 ): Promise<void> {
   const { db } = larder;
-  for (let i = 0; i < plan.leaving.length && !stopped?.(); i += BATCH) {
-    const batch = plan.leaving.slice(i, i + BATCH);
-    const done = writeTransaction(db, () => collectBatch(larder, batch, pins));
+  const batches = new BatchSize();
+  for (let i = 0; i < plan.leaving.length && !stopped?.(); ) {
+    const batch = plan.leaving.slice(i, i + batches.size);
+    i += batch.length;
+    const done = batches.run((begun) =>
+      writeTransaction(db, () => {
+        begun();
+        return collectBatch(larder, batch, pins);
+      }),
+    );
     for (const key of ["references", "manifests", "layers"] as const) rows[key].push(...done[key]);
     rows.spared.push(...done.spared);
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
   }
-  for (let i = 0; i < plan.orphans.length && !stopped?.(); i += 12 * BATCH) {
-    const ids = plan.orphans.slice(i, i + 12 * BATCH).map(({ id }) => id);
-    rows.layers.push(...writeTransaction(db, () => deleteOrphans(db, ids)));
+  for (let i = 0; i < plan.orphans.length && !stopped?.(); ) {
+    const ids = plan.orphans.slice(i, i + 12 * batches.size).map(({ id }) => id);
+    i += ids.length;
+    const gone = batches.run((begun) =>
+      writeTransaction(db, () => {
+        begun();
+        return deleteOrphans(db, ids);
+      }),
+    );
+    rows.layers.push(...gone);
     await Bun.sleep(0);
   }
 }
 
-// Manifests in one transaction: about 30 ms, and msb takes the write lock at every start.
-const BATCH = 500;
+// How long one transaction should last: msb takes the write lock at every start.
+const BATCH_MS = 30;
+
+/** How many manifests one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
+class BatchSize {
+  size = 200;
+
+  /** Runs a transaction that calls `begun` once it has the write lock; the wait for that does not count. */
+  run<T>(transaction: (begun: () => void) => T): T {
+    let start = 0;
+    const result = transaction(() => {
+      start = performance.now();
+    });
+    const took = performance.now() - start;
+    this.size = Math.min(Math.max(Math.round((this.size * BATCH_MS) / took), 20), 1000, 2 * this.size);
+    return result;
+  }
+}
 
 function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): CollectedRows {
   const { db } = larder;
