@@ -1,7 +1,7 @@
 import { rmSync, type Stats, unlinkSync } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
-import { measure, measureTree } from "./file.ts";
+import { allocatedBytes, measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
 import { findRunningScratch, findRunningWork } from "./work.ts";
 
@@ -72,7 +72,7 @@ export function target(file: CacheFile): Target | Skipped | undefined {
     mtimeMs: stat.mtimeMs,
     // The other link of a file may go in the same sweep, and that changes its ctime.
     ctimeMs: stat.nlink > 1 ? null : stat.ctimeMs,
-    bytes: measureTree(file.path).allocated,
+    bytes: stat.isDirectory() ? measureTree(file.path).allocated : allocatedBytes(stat),
   };
 }
 

@@ -76,19 +76,24 @@ export class CachePaths {
     return join(this.root, folder);
   }
 
+  // `join` looks for dots to resolve, of which there are none: it took an eighth of the time of a plan.
+  private at(folder: Folder | typeof LOCK_FOLDER, name: string): string {
+    return `${this.root}/${folder}/${name}`;
+  }
+
   /** Whether a path lies in `tmp/`, where nothing outlives the work that made it. */
   isScratch(path: string): boolean {
     return path.startsWith(`${this.folder("tmp")}/`);
   }
 
   metadata(key: string): CacheFile & { key: string; lock: string } {
-    return { kind: "metadata", path: join(this.root, "manifests", `${key}.json`), key, lock: this.metadataLock(key) };
+    return { kind: "metadata", path: this.at("manifests", `${key}.json`), key, lock: this.metadataLock(key) };
   }
 
   layer(diffId: Digest): CacheFile & { digest: Digest } {
     return {
       kind: "layer",
-      path: join(this.root, "layers", `${stem(diffId)}.erofs`),
+      path: this.at("layers", `${stem(diffId)}.erofs`),
       digest: diffId,
       lock: this.layerLock(diffId),
     };
@@ -97,7 +102,7 @@ export class CachePaths {
   fsmeta(manifest: Digest): CacheFile & { digest: Digest } {
     return {
       kind: "fsmeta",
-      path: join(this.root, "fsmeta", `${stem(manifest)}.erofs`),
+      path: this.at("fsmeta", `${stem(manifest)}.erofs`),
       digest: manifest,
       lock: this.fsmetaLock(manifest),
     };
@@ -106,7 +111,7 @@ export class CachePaths {
   vmdk(manifest: Digest): CacheFile & { digest: Digest } {
     return {
       kind: "vmdk",
-      path: join(this.root, "vmdk", `${stem(manifest)}.vmdk`),
+      path: this.at("vmdk", `${stem(manifest)}.vmdk`),
       digest: manifest,
       lock: this.fsmetaLock(manifest),
     };
@@ -114,36 +119,36 @@ export class CachePaths {
 
   /** The flat lock is named by a digest that only the ref's content tells, so it is not part of the file here. */
   flatRef(manifest: Digest): CacheFile & { digest: Digest } {
-    return { kind: "flat_ref", path: join(this.root, "flat", "refs", `${stem(manifest)}.json`), digest: manifest };
+    return { kind: "flat_ref", path: this.at("flat/refs", `${stem(manifest)}.json`), digest: manifest };
   }
 
   flatBlob(artifact: Digest): CacheFile & { digest: Digest } {
-    return { kind: "flat_blob", path: join(this.root, "flat", "blobs", `${stem(artifact)}.raw`), digest: artifact };
+    return { kind: "flat_blob", path: this.at("flat/blobs", `${stem(artifact)}.raw`), digest: artifact };
   }
 
   flatLock(derivation: Digest): string {
-    return join(this.root, "flat", "locks", `${stem(derivation)}.lock`);
+    return this.at("flat/locks", `${stem(derivation)}.lock`);
   }
 
   private metadataLock(key: string): string {
-    return join(this.root, "manifests", `${key}.lock`);
+    return this.at("manifests", `${key}.lock`);
   }
 
   private layerLock(diffId: Digest): string {
-    return join(this.root, "layers", `${stem(diffId)}.erofs.lock`);
+    return this.at("layers", `${stem(diffId)}.erofs.lock`);
   }
 
   private fsmetaLock(manifest: Digest): string {
-    return join(this.root, "fsmeta", `${stem(manifest)}.erofs.lock`);
+    return this.at("fsmeta", `${stem(manifest)}.erofs.lock`);
   }
 
   private downloadLock(blob: Digest): string {
-    return join(this.root, "tmp", `${stem(blob)}.download.lock`);
+    return this.at("tmp", `${stem(blob)}.download.lock`);
   }
 
   /** What the entry `name` of `folder` is. */
   classify(folder: Folder, name: string): CacheFile {
-    const path = join(this.root, folder, name);
+    const path = this.at(folder, name);
     if (name.endsWith(".lock")) return { kind: "lock", path };
     if (folder === "tmp") return this.classifyStaging(path, name);
     if (folder === "manifests") return this.classifyMetadata(path, name);
@@ -167,7 +172,7 @@ export class CachePaths {
     const ending = `${folder} ${name.slice(dot)}`;
     if (ending === "layers .erofs") return this.layer(digest);
     if (ending === "layers .tar.gz")
-      return { kind: "blob", path: join(this.root, folder, name), digest, lock: this.downloadLock(digest) };
+      return { kind: "blob", path: this.at(folder, name), digest, lock: this.downloadLock(digest) };
     if (ending === "fsmeta .erofs") return this.fsmeta(digest);
     if (ending === "vmdk .vmdk") return this.vmdk(digest);
     if (ending === "flat/refs .json") return this.flatRef(digest);

@@ -9,9 +9,11 @@ import { type CachePaths, isWorkScratch, WORK_LOCKS } from "./paths.ts";
  */
 export function findRunningWork(cache: CachePaths, now: number, grace: number): string | undefined {
   for (const [folder, ending] of WORK_LOCKS) {
-    for (const name of namesIn(cache.folder(folder))) {
-      const path = join(cache.folder(folder), name);
-      if (name.endsWith(ending) && isLocked(path)) return path;
+    const parent = cache.folder(folder);
+    for (const name of namesIn(parent)) {
+      if (!name.endsWith(ending)) continue;
+      const path = `${parent}/${name}`;
+      if (isLocked(path)) return path;
     }
   }
   return findRunningScratch(cache, now, grace);

@@ -1,4 +1,4 @@
-import { toJson, toJsonLines } from "../output/json.ts";
+import { toJson, toJsonLines, toJsonParts, toLineParts } from "../output/json.ts";
 import { printable } from "../output/table.ts";
 import type { Format } from "./command.ts";
 
@@ -9,10 +9,21 @@ import type { Format } from "./command.ts";
 export async function print(text: string): Promise<void> {
   if (text === "") return;
   try {
-    await Bun.write(Bun.stdout, text);
+    if (!writeFile(text)) await Bun.write(Bun.stdout, text);
   } catch (error) {
     if (!(error instanceof Error && "code" in error && error.code === "EPIPE")) throw error;
   }
+}
+
+// `Bun.write` makes a regular file long enough before it writes to it: behind `>>`, what it writes then comes after a
+// gap of as many NULs. Short text it leaves alone, and `--version` need not load `node:fs` for it.
+function writeFile(text: string): boolean {
+  if (text.length <= 1024) return false;
+  const { fstatSync, writeSync } = process.getBuiltinModule("node:fs");
+  if (!fstatSync(1).isFile()) return false;
+  const bytes = Buffer.from(text);
+  for (let written = 0; written < bytes.length; ) written += writeSync(1, bytes, written);
+  return true;
 }
 
 /** Prints one result: as JSON in either form, or as the table that `render` makes. */
@@ -24,7 +35,8 @@ export async function emit(format: Format, value: unknown, render: () => string)
 /** Prints a list: one JSON array, a JSON line an item, or the table that `render` makes. */
 export async function emitList(format: Format, values: unknown[], render: () => string): Promise<void> {
   if (format === "table") await print(render());
-  else await print(format === "json" ? toJson(values) : toJsonLines(values));
+  // A part at a time: the whole text of a long list would be held in memory several times over.
+  else for (const part of format === "json" ? toJsonParts(values) : toLineParts(values)) await print(part);
 }
 
 /** Writes a line to standard error, where everything goes that is not data. */

@@ -209,6 +209,14 @@ export function listReferences(db: Database): string[] {
     .map(({ reference }) => String(reference));
 }
 
+/** Every row's id and reference. */
+export function listNames(db: Database): { id: number; reference: string }[] {
+  return db
+    .query<{ id: bigint; reference: unknown }, []>("SELECT id, reference FROM image_ref")
+    .all()
+    .map(({ id, reference }) => ({ id: Number(id), reference: String(reference) }));
+}
+
 /** The rows, by id, whose reference has this canonical form. */
 export function idsSpelling(db: Database, canonical: string): number[] {
   return db

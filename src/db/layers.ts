@@ -113,11 +113,13 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
     stored.length === layerIds.length &&
     stored.every((row, i) => Number(row.position) === i && Number(row.layer_id) === layerIds[i]);
   if (same) return;
-  db.query("DELETE FROM manifest_layer WHERE manifest_id = ?").run(manifestId);
-  const insert = db.query("INSERT INTO manifest_layer (manifest_id, layer_id, position) VALUES (?, ?, ?)");
-  layerIds.forEach((layerId, position) => {
-    insert.run(manifestId, layerId, position);
-  });
+  if (stored.length > 0) db.query("DELETE FROM manifest_layer WHERE manifest_id = ?").run(manifestId);
+  db.query(
+    `INSERT INTO manifest_layer (manifest_id, layer_id, position)
+     SELECT ?, value, key
+     FROM json_each(?)
+     ORDER BY key`,
+  ).run(manifestId, JSON.stringify(layerIds));
 }
 
 /** A layer row that is to go. */
@@ -145,6 +147,21 @@ export function layersOnlyOf(db: Database, manifestIds: number[]): DoomedLayer[]
            WHERE other.layer_id IN (SELECT id FROM theirs)
              AND other.manifest_id NOT IN (SELECT id FROM doomed)
          )
+       ORDER BY l.id`,
+    )
+    .all(JSON.stringify(manifestIds))
+    .map(parseDoomed);
+}
+
+/** The layers that these manifests have, alone or with others. */
+export function layersOf(db: Database, manifestIds: number[]): DoomedLayer[] {
+  return db
+    .query<{ id: bigint; diff_id: unknown }, [string]>(
+      `SELECT l.id AS id, l.diff_id AS diff_id
+       FROM layer AS l
+       WHERE l.id IN (
+         SELECT layer_id FROM manifest_layer WHERE manifest_id IN (SELECT value FROM json_each(?))
+       )
        ORDER BY l.id`,
     )
     .all(JSON.stringify(manifestIds))

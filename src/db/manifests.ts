@@ -144,16 +144,29 @@ export function listManifestDigests(db: Database): string[] {
     .map(({ digest }) => String(digest));
 }
 
-/** The manifests, by row id and digest, that no reference names; among `ids` only, where those are given. */
-export function untaggedManifests(db: Database, ids?: number[]): { id: number; digest: string }[] {
+/** The manifests, by row id and digest, that no reference names. */
+export function untaggedManifests(db: Database): { id: number; digest: string }[] {
   return db
-    .query<{ id: bigint; digest: unknown }, [string | null]>(
+    .query<{ id: bigint; digest: unknown }, []>(
       `SELECT m.id AS id, m.digest AS digest
        FROM manifest AS m
        WHERE m.id NOT IN (SELECT manifest_id FROM image_ref)
-         AND (?1 IS NULL OR m.id IN (SELECT value FROM json_each(?1)))
        ORDER BY m.id`,
     )
-    .all(ids ? JSON.stringify(ids) : null)
+    .all()
+    .map((row) => ({ id: Number(row.id), digest: String(row.digest) }));
+}
+
+/** Those of these manifests that no reference names, found by larder's index: a writer always has it. */
+export function untaggedAmong(db: Database, ids: number[]): { id: number; digest: string }[] {
+  return db
+    .query<{ id: bigint; digest: unknown }, [string]>(
+      `SELECT m.id AS id, m.digest AS digest
+       FROM manifest AS m
+       WHERE m.id IN (SELECT value FROM json_each(?))
+         AND NOT EXISTS (SELECT 1 FROM image_ref AS r WHERE r.manifest_id = m.id)
+       ORDER BY m.id`,
+    )
+    .all(JSON.stringify(ids))
     .map((row) => ({ id: Number(row.id), digest: String(row.digest) }));
 }

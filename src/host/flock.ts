@@ -1,4 +1,3 @@
-import { FFIType } from "bun:ffi";
 import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
@@ -13,7 +12,7 @@ let flock: ((fd: number, operation: number) => number) | undefined;
 
 // Loaded on first use: a command that only reads takes no lock.
 function tryFlock(fd: number, operation: number): boolean {
-  flock ??= loadLibc({ flock: { args: [FFIType.i32, FFIType.i32], returns: FFIType.i32 } }).flock;
+  flock ??= loadLibc({ flock: { args: ["i32", "i32"], returns: "i32" } }).flock;
   return flock(fd, operation | LOCK_NB) === 0;
 }
 

@@ -1,4 +1,4 @@
-import { dlopen, type FFIFunction, type Library } from "bun:ffi";
+import type { FFIFunction, Library } from "bun:ffi";
 import { LarderError } from "../error.ts";
 
 // glibc's name, and musl's where that is what runs.
@@ -6,6 +6,8 @@ const NAMES = ["libc.so.6", `libc.musl-${process.arch === "arm64" ? "aarch64" : 
 
 /** Functions of the C library that Bun does not offer; throws `failed` where no C library is found. */
 export function loadLibc<S extends Record<string, FFIFunction>>(symbols: S): Library<S>["symbols"] {
+  // Loaded here: a command that takes no lock does without.
+  const { dlopen } = require("bun:ffi") as typeof import("bun:ffi");
   for (const name of NAMES) {
     try {
       return dlopen(name, symbols).symbols;

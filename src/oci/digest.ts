@@ -30,7 +30,7 @@ export function digestsIn(text: string): Digest[] {
 
 /** A digest as tables show it: `sha256:` and 12 digits, or 19 characters of another algorithm (interop §6). */
 export function shortDigest(digest: string): string {
-  return Array.from(digest).slice(0, 19).join("");
+  return isDigest(digest) ? digest.slice(0, 19) : Array.from(digest).slice(0, 19).join("");
 }
 
 /** The sha256 digest of bytes or text, in OCI form. */

@@ -68,6 +68,15 @@ export function canonicalReference(text: string): string {
   return writeReference(parseReference(text));
 }
 
+/** The same, or null for what is no reference. */
+export function canonicalOrNull(text: string): string | null {
+  try {
+    return canonicalReference(text);
+  } catch {
+    return null;
+  }
+}
+
 /** A reference's repository with its host, the group that `--keep-last` counts in; throws `invalid`. */
 export function repositoryOf(text: string): string {
   const { host, repository } = parseReference(text);

@@ -4,12 +4,12 @@ import { collectManifests } from "../db/collect.ts";
 import { deleteReferences } from "../db/images.ts";
 import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf, orphanLayers } from "../db/layers.ts";
-import { referencesOf, untaggedManifests } from "../db/manifests.ts";
+import { referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
 import { readTransaction, writeTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
-import { filesOf, unspelled } from "./doomed.ts";
+import { filesOf, type Measure, unspelled } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
 import { findPinnedUnrecorded, findStrays, findUnrecorded, type Strays } from "./strays.ts";
 import type { SweepOptions } from "./sweep.ts";
@@ -36,6 +36,8 @@ export interface Selection {
   spare: ReadonlySet<string>;
   /** The stray files, where they are known already. */
   strays?: Strays;
+  /** The cache's files, where they are measured already. */
+  look?: Measure;
 }
 
 /** What a collection is going to do. */
@@ -76,12 +78,12 @@ export function planCollection(
   larder: Larder,
   pins: PinWatch,
   options: CollectOptions,
-  { evicted, spare, strays }: Selection = { evicted: [], spare: new Set() },
+  { evicted, spare, strays, look }: Selection = { evicted: [], spare: new Set() },
 ): CollectionPlan {
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, evicted, spare));
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
-  const own = filesOf(larder.cache, rows, strayRefs);
+  const own = filesOf(larder.cache, rows, strayRefs, look);
   const plan: CollectionPlan = {
     ...rows,
     targets: inSweepOrder([...own.targets, ...others.targets]),
@@ -197,23 +199,53 @@ async function collectBatches(
   rows: CollectedRows,
 ): Promise<void> {
   const { db } = larder;
-  for (let i = 0; i < plan.leaving.length && !stopped?.(); i += BATCH) {
-    const batch = plan.leaving.slice(i, i + BATCH);
-    const done = writeTransaction(db, () => collectBatch(larder, batch, pins));
+  const batches = new BatchSize();
+  for (let i = 0; i < plan.leaving.length && !stopped?.(); ) {
+    const batch = plan.leaving.slice(i, i + batches.size);
+    i += batch.length;
+    const done = batches.run((begun) =>
+      writeTransaction(db, () => {
+        begun();
+        return collectBatch(larder, batch, pins);
+      }),
+    );
     for (const key of ["references", "manifests", "layers"] as const) rows[key].push(...done[key]);
     rows.spared.push(...done.spared);
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
   }
-  for (let i = 0; i < plan.orphans.length && !stopped?.(); i += 12 * BATCH) {
-    const ids = plan.orphans.slice(i, i + 12 * BATCH).map(({ id }) => id);
-    rows.layers.push(...writeTransaction(db, () => deleteOrphans(db, ids)));
+  for (let i = 0; i < plan.orphans.length && !stopped?.(); ) {
+    const ids = plan.orphans.slice(i, i + 12 * batches.size).map(({ id }) => id);
+    i += ids.length;
+    const gone = batches.run((begun) =>
+      writeTransaction(db, () => {
+        begun();
+        return deleteOrphans(db, ids);
+      }),
+    );
+    rows.layers.push(...gone);
     await Bun.sleep(0);
   }
 }
 
-// Manifests in one transaction: about 30 ms, and msb takes the write lock at every start.
-const BATCH = 500;
+// How long one transaction should last: msb takes the write lock at every start.
+const BATCH_MS = 30;
+
+/** How many manifests one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
+class BatchSize {
+  size = 200;
+
+  /** Runs a transaction that calls `begun` once it has the write lock; the wait for that does not count. */
+  run<T>(transaction: (begun: () => void) => T): T {
+    let start = 0;
+    const result = transaction(() => {
+      start = performance.now();
+    });
+    const took = performance.now() - start;
+    this.size = Math.min(Math.max(Math.round((this.size * BATCH_MS) / took), 20), 1000, 2 * this.size);
+    return result;
+  }
+}
 
 function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): CollectedRows {
   const { db } = larder;
@@ -240,7 +272,7 @@ function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): Collect
     db,
     dropped.map(({ id }) => id),
   );
-  const gone = untaggedManifests(
+  const gone = untaggedAmong(
     db,
     leaving.map(({ id }) => id),
   );

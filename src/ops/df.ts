@@ -6,7 +6,7 @@ import { planCollection } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import { findStrays } from "./strays.ts";
 import { DEFAULT_GRACE_MS } from "./sweep.ts";
-import { measureUsage, type Usage, type UsedFile } from "./usage.ts";
+import { measureUsage, targetsIn, type Usage, type UsedFile } from "./usage.ts";
 
 /** A row of the account: a kind of file of the cache, or `stray` for what no row accounts for. */
 export type DfKind = Exclude<Kind, "blob" | "foreign"> | "stray";
@@ -51,7 +51,7 @@ export function df(larder: Larder): DfReport {
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
   const isReadable = pins.read().unreadable.length === 0;
   const collection = isReadable
-    ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays })
+    ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays, look: targetsIn(usage) })
     : undefined;
   const reclaimable = withoutLinked(usage.files, new Set(collection?.targets.map(({ path }) => path)));
   const byKind = Map.groupBy(usage.files, (file) => kindOf(file, unaccounted));

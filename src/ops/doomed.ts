@@ -1,10 +1,12 @@
+import { basename } from "node:path";
 import { isTarget, type Skipped, type Target, target } from "../cache/delete.ts";
+import { namesIn } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, CachePaths } from "../cache/paths.ts";
-import { idsSpelling } from "../db/images.ts";
+import { idsSpelling, listNames } from "../db/images.ts";
 import type { Larder } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
-import { canonicalKey, canonicalReference, isReference } from "../oci/reference.ts";
+import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
 
 /** What leaves the catalogue, and so leaves its files behind. Digests are as stored, and checked before use. */
 export interface Doomed {
@@ -20,12 +22,15 @@ export interface Targets {
   skipped: Skipped[];
 }
 
+/** How a file is measured that is to go; undefined where it is not there. */
+export type Measure = (file: CacheFile) => Target | Skipped | undefined;
+
 /**
  * The files of what is doomed, in the order in which a crash between two of them does least harm: metadata files
  * first, since one without its rows makes the catalogue look lost (rule 2a of the README's safety section).
  * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob.
  */
-export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = []): Targets {
+export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = [], look: Measure = target): Targets {
   const manifests = doomed.manifests.filter(isDigest);
   const files: CacheFile[] = [
     ...doomed.canonicals.map((canonical) => ({ ...cache.metadata(canonicalKey(canonical)), canonical })),
@@ -34,7 +39,7 @@ export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] =
     ...flatFilesOf(cache, manifests, strayRefs),
     ...doomed.layers.filter(isDigest).map((diffId) => cache.layer(diffId)),
   ];
-  return measureTargets(files);
+  return measureTargets(files, look);
 }
 
 /**
@@ -44,16 +49,26 @@ export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] =
 export function unspelled({ db }: Larder, dropped: { id: number; reference: string }[]): string[] {
   const ids = new Set(dropped.map(({ id }) => id));
   const canonicals = new Set(
-    dropped.filter(({ reference }) => isReference(reference)).map(({ reference }) => canonicalReference(reference)),
+    dropped.map(({ reference }) => canonicalOrNull(reference)).filter((canonical) => canonical !== null),
   );
-  return [...canonicals].filter((canonical) => idsSpelling(db, canonical).every((id) => ids.has(id)));
+  if (canonicals.size <= FEW)
+    return [...canonicals].filter((canonical) => idsSpelling(db, canonical).every((id) => ids.has(id)));
+  // Where most images go, few names stay, and to look at those is quicker than to look for every spelling.
+  for (const { id, reference } of listNames(db)) {
+    if (ids.has(id)) continue;
+    const canonical = canonicalOrNull(reference);
+    if (canonical !== null) canonicals.delete(canonical);
+  }
+  return [...canonicals];
 }
 
+const FEW = 200;
+
 /** Measures files; those that are not there fall away. */
-export function measureTargets(files: Iterable<CacheFile>): Targets {
+export function measureTargets(files: Iterable<CacheFile>, look: Measure = target): Targets {
   const result: Targets = { targets: [], skipped: [] };
   for (const file of files) {
-    const made = target(file);
+    const made = look(file);
     if (made && isTarget(made)) result.targets.push(made);
     else if (made) result.skipped.push(made);
   }
@@ -63,8 +78,11 @@ export function measureTargets(files: Iterable<CacheFile>): Targets {
 function flatFilesOf(cache: CachePaths, manifests: Digest[], strayRefs: Digest[]): CacheFile[] {
   const refs: CacheFile[] = [];
   const blobs = new Map<Digest, CacheFile>();
+  // One look at the folder instead of a file that is not there for each image of a host without flat roots.
+  const there = manifests.length > FEW ? new Set(namesIn(cache.folder("flat/refs"))) : undefined;
   for (const manifest of manifests) {
     const file = cache.flatRef(manifest);
+    if (there && !there.has(basename(file.path))) continue;
     const ref = readFlatRef(file.path);
     const lock = ref && cache.flatLock(ref.derivation_digest);
     refs.push(lock ? { ...file, lock } : file);

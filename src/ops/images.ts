@@ -12,7 +12,7 @@ import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { matchGlob } from "../oci/glob.ts";
 import type { ImageMetadata } from "../oci/metadata.ts";
-import { canonicalReference, isReference } from "../oci/reference.ts";
+import { canonicalOrNull, isReference } from "../oci/reference.ts";
 
 /** One image by one of its names: first the fields that msb prints too, then larder's own. Sizes in bytes. */
 export interface Handle {
@@ -196,7 +196,7 @@ function toHandle(row: ImageRow, pins: Pins): Handle {
 }
 
 function canonicalOf(row: ImageRow): string | null {
-  return row.reference !== null && isReference(row.reference) ? canonicalReference(row.reference) : null;
+  return row.reference === null ? null : canonicalOrNull(row.reference);
 }
 
 function compileFilter(larder: Larder, filter: Filter, pins: Pins): (row: ImageRow) => boolean {

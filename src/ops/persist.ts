@@ -51,20 +51,32 @@ export function persist(larder: Larder, entries: Entry[]): Persisted[] {
   // Measured before the transaction: no file is touched inside it.
   const sizes = measureArtifacts(larder, entries);
   const now = larder.now();
-  writeTransaction(larder.db, () => {
-    for (const entry of entries) persistOne(larder, entry, sizes, now);
-  });
+  const layerIds = new Map<Digest, number>();
+  unsynced(larder.db, () =>
+    writeTransaction(larder.db, () => {
+      for (const { reference, metadata } of entries)
+        upsertReference(larder.db, reference, recordImage(larder.db, metadata, sizes, now, true, null, layerIds), now);
+    }),
+  );
   return persisted;
 }
 
-function persistOne({ db }: Larder, { reference, metadata }: Entry, sizes: Map<Digest, number>, now: number): void {
-  upsertReference(db, reference, recordImage(db, metadata, sizes, now, true), now);
+// As msb commits: a power cut may take the last images off the record, and they can be put there again. What deletes
+// files commits with FULL, which syncs what came before it too.
+function unsynced(db: Database, write: () => void): void {
+  db.run("PRAGMA synchronous = NORMAL");
+  try {
+    write();
+  } finally {
+    db.run("PRAGMA synchronous = FULL");
+  }
 }
 
 /**
  * Writes an image's rows inside the caller's transaction, and returns its manifest's row id. `sizes` are the lengths
  * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`. A manifest
- * row that has to be made gets `newId`, if that is given.
+ * row that has to be made gets `newId`, if that is given. `layerIds` are the layers that the same transaction has put
+ * on record, and it adds to them: images of one base share most of theirs.
  */
 export function recordImage(
   db: Database,
@@ -73,6 +85,7 @@ export function recordImage(
   now: number,
   isUse: boolean,
   newId: number | null = null,
+  layerIds = new Map<Digest, number>(),
 ): number {
   const { layers } = metadata;
   const fields = {
@@ -82,8 +95,15 @@ export function recordImage(
   };
   const manifestId = upsertManifest(db, metadata.manifest_digest, fields, platformOf(metadata), HOST, now, newId);
   upsertConfig(db, manifestId, metadata.config_digest, metadata.config, now);
-  const layerIds = layers.map((layer) => upsertLayer(db, layer, sizes.get(layer.diff_id), now, isUse));
-  setJunctions(db, manifestId, layerIds);
+  for (const layer of layers) {
+    if (layerIds.has(layer.diff_id)) continue;
+    layerIds.set(layer.diff_id, upsertLayer(db, layer, sizes.get(layer.diff_id), now, isUse));
+  }
+  setJunctions(
+    db,
+    manifestId,
+    layers.map(({ diff_id }) => layerIds.get(diff_id)!),
+  );
   return manifestId;
 }
 

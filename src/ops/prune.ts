@@ -31,7 +31,7 @@ import {
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { findStrays, type Strays } from "./strays.ts";
 import { sweep } from "./sweep.ts";
-import { measureUsage, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
+import { measureUsage, targetsIn, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
 
 export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
   policy: PrunePolicy;
@@ -71,7 +71,12 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
       .filter(({ action, reference }) => action === "keep" && reference === null)
       .map(({ digest }) => digest),
   );
-  const collection = await planForDeletion(larder, pins, options, { evicted: leavingBy(plan, used), spare, strays });
+  const collection = await planForDeletion(larder, pins, options, {
+    evicted: leavingBy(plan, used),
+    spare,
+    strays,
+    look: targetsIn(usage),
+  });
   collection.unsafe.unshift(...namedUnsafe(usage));
   if (options.dryRun) {
     return {

@@ -1,3 +1,4 @@
+import { target } from "../cache/delete.ts";
 import { allocatedBytes, linkedInode, measure, measureTree } from "../cache/file.ts";
 import { readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, Kind } from "../cache/paths.ts";
@@ -6,7 +7,8 @@ import type { Pin } from "../db/pins.ts";
 import { listUsage, type ManifestUsage } from "../db/usage.ts";
 import { readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
-import { canonicalKey, canonicalReference, isReference } from "../oci/reference.ts";
+import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
+import type { Measure } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
 
 /** A file of the cache, measured. Sizes in bytes. */
@@ -18,6 +20,9 @@ export interface UsedFile {
   /** Blocks on the disk; 0 for a further link to a file that was counted already. */
   allocated: number;
   mtimeMs: number;
+  ctimeMs: number;
+  inode: number;
+  isFolder: boolean;
   /** How many images need it; 0 for what belongs to none. */
   images: number;
   /** Where a file has several links: what they have in common, and how many there are, outside the cache too. */
@@ -40,6 +45,18 @@ export interface Usage {
   images: UsedImage[];
 }
 
+/** What of the cache's files is to go, as they were measured for the account: none is measured twice. */
+export function targetsIn({ files }: Usage): Measure {
+  const byPath = new Map(files.map((file) => [file.path, file]));
+  return (file) => {
+    const used = byPath.get(file.path);
+    // A folder, or a further link to blocks that were counted already, is seldom met, and measured for itself.
+    if (!used || used.isFolder || used.link) return used && target(file);
+    const { inode, mtimeMs, ctimeMs, allocated } = used;
+    return { ...file, inode, mtimeMs, ctimeMs, bytes: allocated };
+  };
+}
+
 /** Measures every file of the cache once, and finds out which images need it. */
 export function measureUsage(larder: Larder, pins: PinWatch): Usage {
   const { manifests, byDigest } = readTransaction(larder.db, () => ({
@@ -49,9 +66,7 @@ export function measureUsage(larder: Larder, pins: PinWatch): Usage {
   const files: UsedFile[] = [];
   const index = indexFiles(larder, files);
   const images = manifests.map((manifest): UsedImage => {
-    const canonicals = manifest.names.map(({ reference }) =>
-      isReference(reference) ? canonicalReference(reference) : null,
-    );
+    const canonicals = manifest.names.map(({ reference }) => canonicalOrNull(reference));
     const keys = new Set(canonicals.flatMap((canonical) => (canonical === null ? [] : canonicalKey(canonical))));
     const needed = new Set([
       ...[...keys].flatMap((key) => index.metadata.get(key) ?? []),
@@ -106,6 +121,9 @@ function indexFiles(larder: Larder, files: UsedFile[]): FileIndex {
       bytes,
       allocated: again ? 0 : allocated,
       mtimeMs: stat.mtimeMs,
+      ctimeMs: stat.ctimeMs,
+      inode: stat.ino,
+      isFolder: stat.isDirectory(),
       images: 0,
       ...(inode !== undefined && { link: { inode, of: stat.nlink } }),
     });

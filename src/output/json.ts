@@ -1,16 +1,49 @@
 // The engine writes a raw number exactly as given; TypeScript's library does not know it yet.
 const { rawJSON } = JSON as unknown as { rawJSON(text: string): unknown };
 
-function exact(_key: string, value: unknown): unknown {
-  return typeof value === "bigint" ? rawJSON(value.toString()) : value;
+// A replacer would take JSON.stringify twice the time, so BigInts are replaced before: copies only where there are any.
+function exact(value: unknown): unknown {
+  if (typeof value === "bigint") {
+    const number = Number(value);
+    return Number.isSafeInteger(number) ? number : rawJSON(value.toString());
+  }
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map(exact);
+  let copy: Record<string, unknown> | undefined;
+  for (const key in value) {
+    const before = (value as Record<string, unknown>)[key];
+    const after = exact(before);
+    if (after === before) continue;
+    copy ??= { ...value };
+    copy[key] = after;
+  }
+  return copy ?? value;
 }
 
 /** One JSON document with a newline at its end; BigInt becomes an exact integer. */
 export function toJson(value: unknown): string {
-  return `${JSON.stringify(value, exact, 2)}\n`;
+  return `${JSON.stringify(exact(value), null, 2)}\n`;
 }
 
 /** One line of JSON an item. */
 export function toJsonLines(values: unknown[]): string {
-  return values.map((value) => `${JSON.stringify(value, exact)}\n`).join("");
+  return values.map((value) => `${JSON.stringify(exact(value))}\n`).join("");
+}
+
+const ITEMS = 256;
+
+/** The same document as `toJson` makes of an array, in parts that follow each other. */
+export function* toJsonParts(values: unknown[]): Generator<string> {
+  if (values.length <= ITEMS) return yield toJson(values);
+  for (let i = 0; i < values.length; i += ITEMS) {
+    const part = JSON.stringify(values.slice(i, i + ITEMS).map(exact), null, 2);
+    // Without its brackets and the line ends before them.
+    yield `${i === 0 ? "[" : ","}${part.slice(1, -2)}`;
+  }
+  yield "\n]\n";
+}
+
+/** The same lines as `toJsonLines` makes, in parts. */
+export function* toLineParts(values: unknown[]): Generator<string> {
+  for (let i = 0; i < values.length; i += ITEMS) yield toJsonLines(values.slice(i, i + ITEMS));
 }

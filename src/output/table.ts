@@ -28,14 +28,15 @@ function shrink(columns: Column[], widths: number[], width: number): void {
 }
 
 function renderLine(columns: Column[], line: string[], widths: number[]): string {
-  return line
-    .map((cell, i) => {
-      const text = cut(cell, widths[i]!);
-      const padding = " ".repeat(Math.max(widths[i]! - widthOf(text), 0));
-      if (columns[i]!.align === "right") return padding + text;
-      return i === line.length - 1 ? text : text + padding;
-    })
-    .join(GAP);
+  let rendered = "";
+  for (let i = 0; i < line.length; i++) {
+    const text = cut(line[i]!, widths[i]!);
+    const padding = " ".repeat(Math.max(widths[i]! - widthOf(text), 0));
+    if (i > 0) rendered += GAP;
+    if (columns[i]!.align === "right") rendered += padding + text;
+    else rendered += i === line.length - 1 ? text : text + padding;
+  }
+  return rendered;
 }
 
 /** Names and values below each other, the names padded to one width and one gap at least (interop §7 #25). */
@@ -45,8 +46,10 @@ export function renderFields(fields: [name: string, value: string][]): string {
 }
 
 function widthOf(text: string): number {
-  return Bun.stringWidth(text);
+  return PLAIN.test(text) ? text.length : Bun.stringWidth(text);
 }
+
+const PLAIN = /^[ -~]*$/;
 
 // The end of a reference, its tag, tells more than its middle.
 function cut(text: string, width: number): string {
@@ -72,5 +75,7 @@ const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
 
 /** Text from a row or a file, with control characters written out: a terminal must not obey a reference. */
 export function printable(text: string): string {
-  return text.replace(UNPRINTABLE, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return PLAIN.test(text)
+    ? text
+    : text.replace(UNPRINTABLE, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }

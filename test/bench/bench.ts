@@ -10,7 +10,20 @@ import { persist } from "../../src/ops/persist.ts";
 import { MSB } from "../interop/msb.ts";
 import { batchOf, fillDownloadLocks, fillStrays, referenceOf, Workshop } from "./home.ts";
 import { type Point, plot } from "./plot.ts";
-import { buildFloor, inTurn, runFloor, runLarder, runLarderUnder, runMsb, type Sample, sample, time } from "./run.ts";
+import {
+  buildFloor,
+  FLOOR,
+  inTurn,
+  peakMemory,
+  type Run,
+  runFloor,
+  runLarder,
+  runLarderUnder,
+  runMsb,
+  type Sample,
+  sample,
+  time,
+} from "./run.ts";
 import { longestWriteLock } from "./write-lock.ts";
 
 // Usage: bun run bench [--quick] [--only TEXT]
@@ -97,27 +110,39 @@ function read(shop: Workshop): void {
         floor: () => runFloor(["list", join(ours, "db", "msb.db")]),
       });
       compare(`\`list\` (${format}), ${images} images`, result, { most: goals[images]! });
-      const limit = images === 20_000 ? 80 : 36;
-      if (images !== 2000)
-        judge(`its peak memory`, mebibytes(result.larder), `≤ ${limit} MiB`, result.larder.memory <= limit * 2 ** 20, {
-          peer: mebibytes(result.msb),
-          floor: mebibytes(result.floor),
-        });
     }
+    if (images !== 2000) judgeMemory(ours, theirs, images);
     if (images === 2000) readWhileLocked(ours, theirs);
     shop.remove(ours);
     shop.remove(theirs);
   }
 }
 
-function mebibytes({ memory }: Sample): string {
-  return `${Math.round(memory / 2 ** 20)} MiB`;
+function judgeMemory(ours: string, theirs: string, images: number): void {
+  const limit = images === 20_000 ? 80 : 36;
+  const bytes = peakMemory([EXECUTABLE, "list", "--format", "json", "--home", ours]);
+  const peer = peakMemory([MSB, "image", "ls", "--format", "json"], { MSB_HOME: theirs, HOME: theirs });
+  const floor = peakMemory([FLOOR, "list", join(ours, "db", "msb.db")]);
+  judge(
+    `peak memory of \`list\` (json), ${images} images`,
+    mebibytes(bytes),
+    `≤ ${limit} MiB`,
+    bytes <= limit * 2 ** 20,
+    {
+      peer: mebibytes(peer),
+      floor: mebibytes(floor),
+    },
+  );
+}
+
+function mebibytes(bytes: number): string {
+  return `${Math.round(bytes / 2 ** 20)} MiB`;
 }
 
 // msb's start-up writes, so it waits for whoever holds the write lock: here for a second.
 function readWhileLocked(ours: string, theirs: string): void {
   const holder = fileURLToPath(new URL("hold.ts", import.meta.url));
-  const locked = (home: string, run: () => { ms: number; memory: number }) => {
+  const locked = (home: string, run: () => Run) => {
     const child = Bun.spawn([process.execPath, holder, join(home, "db", "msb.db"), "1500"], { stdout: "pipe" });
     Bun.sleepSync(500);
     const result = run();
@@ -202,7 +227,7 @@ function onHome(
   owner: "larder" | "msb",
   images: number,
   options: { pinned?: number; files?: boolean },
-  run: (home: string) => { ms: number; memory: number },
+  run: (home: string) => Run,
 ) {
   const home = shop.home(owner, images, options);
   if (options.files) Bun.spawnSync(["sync"]);
@@ -309,7 +334,7 @@ function deleteMany(shop: Workshop): void {
     Bun.spawnSync(["sync"]);
     return home;
   };
-  const use = (run: (home: string) => { ms: number; memory: number }) => {
+  const use = (run: (home: string) => Run) => {
     const home = make();
     const result = run(home);
     shop.remove(home);

@@ -93,7 +93,7 @@ export class Workshop {
       catalogue.run("PRAGMA foreign_keys = ON");
       for (const table of ["image_ref", "manifest", "layer", "config"])
         catalogue.run(
-          `UPDATE ${table} SET created_at = strftime('%Y-%m-%d %H:%M:%S', 'now', '-1 day', id || ' seconds')`,
+          `UPDATE ${table} SET created_at = strftime('%Y-%m-%d %H:%M:%S.123456789', 'now', '-1 day', id || ' seconds')`,
         );
       catalogue.run("UPDATE image_ref SET updated_at = created_at");
       catalogue.run("UPDATE layer SET last_used_at = created_at");

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { EXECUTABLE } from "../../build.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { Catalogue, digest, snapshot } from "./catalogue.ts";
 
@@ -132,6 +133,19 @@ describe("list", () => {
     using listed = new Listed();
     listed.catalogue.image({ reference: "alpine:3", manifest: digest(1) });
     expect(await larderJson(listed.home, ["list", "-q"])).toMatchObject([{ reference: "alpine:3", digest: digest(1) }]);
+  });
+
+  test.each(["table", "json", "jsonl"])("adds to the end of a file that was opened for that, as %s", async (format) => {
+    using listed = new Listed();
+    for (let i = 0; i < 600; i++) listed.catalogue.image({ reference: `image:${i}`, manifest: digest(1) });
+    const path = join(listed.folder.path, "log");
+    writeFileSync(path, "before\n");
+    const script = '"$0" list --format "$1" --home "$2" >> "$3"';
+    const { exitCode } = Bun.spawnSync(["sh", "-c", script, EXECUTABLE, format, listed.home, path]);
+    expect(exitCode).toBe(0);
+    const { stdout } = await larder(listed.home, "list", "--format", format);
+    expect(stdout).toContain("image:599");
+    expect(readFileSync(path, "utf8")).toBe(`before\n${stdout}`);
   });
 
   test("changes nothing", async () => {

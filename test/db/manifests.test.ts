@@ -5,6 +5,7 @@ import {
   hasManifest,
   listManifestDigests,
   referencesOf,
+  untaggedAmong,
   untaggedManifests,
   upsertManifest,
 } from "../../src/db/manifests.ts";
@@ -118,8 +119,8 @@ describe("untaggedManifests", () => {
       { id: b, digest: B },
       { id: c, digest: C },
     ]);
-    expect(untaggedManifests(catalogue.db, [a, c])).toEqual([{ id: c, digest: C }]);
-    expect(untaggedManifests(catalogue.db, [])).toEqual([]);
+    expect(untaggedAmong(catalogue.db, [a, c])).toEqual([{ id: c, digest: C }]);
+    expect(untaggedAmong(catalogue.db, [])).toEqual([]);
   });
 });
 

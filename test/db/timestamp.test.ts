@@ -38,6 +38,31 @@ describe("parseTimestamp", () => {
     expect(parseTimestamp(text)?.rfc3339).toBe(`${DAY}T${clock}+00:00`);
   });
 
+  // Lengths and separators are those of msb's own form, which is read by a shorter way.
+  test.each([
+    ["2026-02-29 07:08:09.000000000", undefined],
+    ["2026-04-31 07:08:09", undefined],
+    ["2026-13-05 07:08:09", undefined],
+    ["2026-00-05 07:08:09", undefined],
+    ["2026-03-00 07:08:09", undefined],
+    ["2026-03-05 24:08:09", undefined],
+    ["2026-03-05 07:60:09.123456789", undefined],
+    ["2026-03-05 07:08:60.123456789", undefined],
+    ["2026-03-05 07:08:0x", undefined],
+    ["2026-03-05 07:08:09.12345678x", undefined],
+    ["2026-03-05 07:08:09.-12345678", undefined],
+    ["0000-03-05 07:08:09", undefined],
+    ["2026-03-31 23:59:59.999999999", "2026-03-31T23:59:59.999999999+00:00"],
+    ["2028-02-29 00:00:00.100000000", "2028-02-29T00:00:00.100+00:00"],
+    ["0999-03-05 07:08:09.000000000", "0999-03-05T07:08:09+00:00"],
+  ])("reads %s as strictly as any other form", (text, expected) => {
+    expect(parseTimestamp(text)?.rfc3339).toBe(expected as string);
+    // The same text twice in a row, and again after another.
+    expect(parseTimestamp(text)?.rfc3339).toBe(expected as string);
+    expect(parseTimestamp(`${DAY} 07:08:09.123456789`)?.ms).toBe(SECONDS * 1000 + 123.456789);
+    expect(parseTimestamp(text)?.rfc3339).toBe(expected as string);
+  });
+
   test("reads leap days, and the first and last year", () => {
     expect(parseTimestamp("2024-02-29 00:00:00")?.rfc3339).toBe("2024-02-29T00:00:00+00:00");
     expect(parseTimestamp("0001-01-01 00:00:00")?.rfc3339).toBe("0001-01-01T00:00:00+00:00");

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { toJson, toJsonLines } from "../../src/output/json.ts";
+import { toJson, toJsonLines, toJsonParts, toLineParts } from "../../src/output/json.ts";
 
 describe("toJson", () => {
   test("writes one indented document and a newline", () => {
@@ -21,5 +21,16 @@ describe("toJsonLines", () => {
   test("writes a line an item, and nothing for none", () => {
     expect(toJsonLines([])).toBe("");
     expect(toJsonLines([{ a: 1n }, "x\ny", null])).toBe('{"a":1}\n"x\\ny"\nnull\n');
+  });
+});
+
+describe("toJsonParts, toLineParts", () => {
+  test.each([0, 1, 255, 256, 257, 512, 1000])("say together what the whole says, of %d items", (items) => {
+    const values = Array.from({ length: items }, (_, i) => ({ name: `image ${i}`, size: BigInt(i), pins: [] }));
+    const json = [...toJsonParts(values)].join("");
+    expect(JSON.parse(json)).toEqual(values.map((value, i) => ({ ...value, size: i })));
+    const plain = values.map(({ name, pins }, i) => ({ name, size: i, pins }));
+    expect(json).toBe(`${JSON.stringify(plain, null, 2)}\n`);
+    expect([...toLineParts(values)].join("")).toBe(plain.map((value) => `${JSON.stringify(value)}\n`).join(""));
   });
 });
