@@ -302,6 +302,8 @@ function listNames(schema: v.GenericSchema): Set<string> {
 }
 
 function validate(schema: v.GenericSchema, value: unknown): unknown {
+  // To valibot an array is an object too, and one without a member asks for nothing.
+  if (Array.isArray(value)) throw new HttpProblem("invalid", "document: must be an object");
   const result = v.safeParse(schema, value);
   if (result.success) return result.output;
   const [issue] = result.issues;
@@ -331,7 +333,10 @@ async function readText(request: Request): Promise<string> {
   if (!request.body) return "";
   const reader = request.body.getReader();
   const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new HttpProblem("too_slow", "the body took too long", { connection: "close" })), BODY_MS);
+  const timer = setTimeout(
+    () => late.reject(new HttpProblem("too_slow", "the body took too long", { connection: "close" })),
+    BODY_MS,
+  );
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let text = "";
   let length = 0;
