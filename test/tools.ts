@@ -1,5 +1,8 @@
 // What the tests need from Debian: the command, and the package that has it.
-const TOOLS: [command: string, packageName: string][] = [["strace", "strace"]];
+const TOOLS: [command: string, packageName: string][] = [
+  ["strace", "strace"],
+  ["promtool", "prometheus"],
+];
 
 /** Installs missing tools where that is possible: as root, on Debian. Tests say for themselves what they then lack. */
 export async function installTools(): Promise<void> {

@@ -18,6 +18,11 @@ export default defineCommand({
     "Sizes are allocated blocks, so a sparse file counts what it takes. Every byte is counted once: what one image needs,\nwhat several share and what belongs to none add up to the total. RECLAIMABLE is what `larder gc` would free now.",
   flags: {
     verbose: { type: "boolean", alias: "v", description: "show every image with its own and its shared bytes" },
+    format: {
+      type: "enum",
+      options: ["table", "json", "jsonl", "prometheus"],
+      description: "how to print: a table for people, one JSON document or line, or gauges for Prometheus",
+    },
   },
   operands: { least: 0, most: 0 },
   examples: [
