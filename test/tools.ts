@@ -2,6 +2,7 @@
 const TOOLS: [command: string, packageName: string][] = [
   ["strace", "strace"],
   ["promtool", "prometheus"],
+  ["wrk", "wrk"],
 ];
 
 /** Installs missing tools where that is possible: as root, on Debian. Tests say for themselves what they then lack. */
