@@ -40,16 +40,17 @@ const COLUMNS = `
        m.layer_count AS layer_count,
        m.total_size_bytes AS size_bytes`;
 
-/** Every reference, newest first, undated last, as msb orders them (interop §6). */
-export function listImages(db: Database): ImageRow[] {
+/** Every reference, or the first `most`: newest first, undated last, as msb orders them (interop §6). */
+export function listImages(db: Database, most = -1): ImageRow[] {
   return db
-    .query<Row, []>(
+    .query<Row, [number]>(
       `SELECT${COLUMNS}
        FROM image_ref AS r
        LEFT JOIN manifest AS m ON m.id = r.manifest_id
-       ORDER BY r.created_at DESC, r.id`,
+       ORDER BY r.created_at DESC, r.id
+       LIMIT ?`,
     )
-    .all()
+    .all(most)
     .map(parseImage);
 }
 
