@@ -40,15 +40,27 @@ const COLUMNS = `
        m.layer_count AS layer_count,
        m.total_size_bytes AS size_bytes`;
 
-/** Every reference, or the first `most`: newest first, undated last, as msb orders them (interop §6). */
-export function listImages(db: Database, most = -1): ImageRow[] {
+/** Every reference, newest first, undated last, as msb orders them (interop §6). */
+export function listImages(db: Database): ImageRow[] {
   return db
-    .query<Row, [number]>(
+    .query<Row, []>(
       `SELECT${COLUMNS}
        FROM image_ref AS r
        LEFT JOIN manifest AS m ON m.id = r.manifest_id
-       ORDER BY r.created_at DESC, r.id
-       LIMIT ?`,
+       ORDER BY r.created_at DESC, r.id`,
+    )
+    .all()
+    .map(parseImage);
+}
+
+/** The first `most` of them; only these are joined with their manifests. */
+export function listFirstImages(db: Database, most: number): ImageRow[] {
+  return db
+    .query<Row, [number]>(
+      `SELECT${COLUMNS}
+       FROM (SELECT * FROM image_ref ORDER BY created_at DESC, id LIMIT ?) AS r
+       LEFT JOIN manifest AS m ON m.id = r.manifest_id
+       ORDER BY r.created_at DESC, r.id`,
     )
     .all(most)
     .map(parseImage);

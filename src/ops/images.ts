@@ -2,7 +2,7 @@ import { measure } from "../cache/file.ts";
 import { readMetadata } from "../cache/metadata.ts";
 import { readSnapshots } from "../cache/snapshots.ts";
 import { findConfig } from "../db/configs.ts";
-import { findImages, type ImageRow, listImages, listLabels, listUntagged } from "../db/images.ts";
+import { findImages, type ImageRow, listFirstImages, listImages, listLabels, listUntagged } from "../db/images.ts";
 import { type LayerRow, listLayers } from "../db/layers.ts";
 import { type Pin, type Pins, readPins } from "../db/pins.ts";
 import { isStringMap } from "../db/row.ts";
@@ -105,7 +105,7 @@ export function listPage(larder: Larder, filter: Filter, all: boolean, limit: nu
     const pins = readAllPins(larder);
     // The first page of everything is asked for most, and needs no more rows than it shows and one.
     const isPlain = after === undefined && !all && Object.keys(filter).length === 0 && Number.isFinite(limit);
-    const rows = isPlain ? listImages(larder.db, limit + 1) : listRows(larder, filter, all, pins);
+    const rows = isPlain ? listFirstImages(larder.db, limit + 1) : listRows(larder, filter, all, pins);
     const first = after === undefined ? 0 : rows.findIndex((row) => isBehind(positionOf(row), after));
     const page = first < 0 ? [] : rows.slice(first, first + limit);
     const last = page.at(-1);
