@@ -53,6 +53,19 @@ export function listImages(db: Database): ImageRow[] {
     .map(parseImage);
 }
 
+/** The first `most` of them; only these are joined with their manifests. */
+export function listFirstImages(db: Database, most: number): ImageRow[] {
+  return db
+    .query<Row, [number]>(
+      `SELECT${COLUMNS}
+       FROM (SELECT * FROM image_ref ORDER BY created_at DESC, id LIMIT ?) AS r
+       LEFT JOIN manifest AS m ON m.id = r.manifest_id
+       ORDER BY r.created_at DESC, r.id`,
+    )
+    .all(most)
+    .map(parseImage);
+}
+
 /** Every manifest that no reference names, newest first. */
 export function listUntagged(db: Database): ImageRow[] {
   return db
@@ -89,6 +102,11 @@ export function findImages(db: Database, text: string): ImageRow[] {
     if (same.length > 0) return same;
   }
   return listUntagged(db).filter((row) => row.digest === text);
+}
+
+/** Whether the text of every reference's time sorts as its time does. */
+export function hasUniformTimes(db: Database): boolean {
+  return db.query("SELECT 1 FROM image_ref WHERE created_at NOT GLOB '????-??-?? ??:??:??*' LIMIT 1").get() === null;
 }
 
 /** The rows that name the manifest with this digest, newest first. */

@@ -2,7 +2,16 @@ import { measure } from "../cache/file.ts";
 import { readMetadata } from "../cache/metadata.ts";
 import { readSnapshots } from "../cache/snapshots.ts";
 import { findConfig } from "../db/configs.ts";
-import { findByDigest, findImages, type ImageRow, listImages, listLabels, listUntagged } from "../db/images.ts";
+import {
+  findByDigest,
+  findImages,
+  hasUniformTimes,
+  type ImageRow,
+  listFirstImages,
+  listImages,
+  listLabels,
+  listUntagged,
+} from "../db/images.ts";
 import { type LayerRow, listLayers } from "../db/layers.ts";
 import { type Pin, type Pins, readPins } from "../db/pins.ts";
 import { isStringMap } from "../db/row.ts";
@@ -103,7 +112,13 @@ export interface Position {
 export function listPage(larder: Larder, filter: Filter, all: boolean, limit: number, after?: Position): Page {
   return readTransaction(larder.db, () => {
     const pins = readAllPins(larder);
-    const rows = listRows(larder, filter, all, pins).sort((a, b) => (isBehind(positionOf(a), positionOf(b)) ? 1 : -1));
+    // The first page of everything is asked for most, and needs no more rows than it shows and one.
+    const isPlain = after === undefined && !all && Object.keys(filter).length === 0 && Number.isFinite(limit);
+    const rows =
+      isPlain && hasUniformTimes(larder.db)
+        ? listFirstImages(larder.db, limit + 1)
+        : // By time, and not by its text as SQLite sorts: the cursor knows no other order.
+          listRows(larder, filter, all, pins).sort((a, b) => (isBehind(positionOf(a), positionOf(b)) ? 1 : -1));
     const first = after === undefined ? 0 : rows.findIndex((row) => isBehind(positionOf(row), after));
     const page = first < 0 ? [] : rows.slice(first, first + limit);
     const last = page.at(-1);

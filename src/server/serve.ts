@@ -2,11 +2,11 @@ import * as v from "valibot";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { notify } from "../host/notify.ts";
-import { type Larder, openToRead } from "../larder.ts";
+import { openToRead } from "../larder.ts";
 import { toJson } from "../output/json.ts";
 import { Access } from "./access.ts";
 import type { Address } from "./address.ts";
-import { WarmHome } from "./catalogue.ts";
+import { PATIENCE_MS, WarmHome } from "./catalogue.ts";
 import { JobRunner } from "./jobs.ts";
 import { Log } from "./log.ts";
 import { Metrics } from "./metrics.ts";
@@ -28,16 +28,14 @@ export interface ServeOptions {
 }
 
 const BODY_LIMIT = 1024 * 1024;
-const BODY_MS = 15_000;
+const BODY_MS = 8_000;
 // What is larger is refused before it is read, and without a document: only the connection's end stops its sender.
 const READ_LIMIT = 16 * BODY_LIMIT;
 const CONCURRENT_LIMIT = 256;
-// Bun's own default, which a unix socket has without being asked.
 const IDLE_SECONDS = 10;
+// Bun cannot lift the time-out of one request over a unix socket, so that long work has to fit into that of all.
+const UNIX_IDLE_SECONDS = 255;
 const DRAIN_MS = 30_000;
-/** What a thread waits for a locked database that everybody else waits for meanwhile. */
-const PATIENCE_MS = 500;
-
 /** Serves until SIGTERM or SIGINT, then drains; throws where it cannot listen. */
 export async function serve(options: ServeOptions): Promise<void> {
   const { address, home } = options;
@@ -55,10 +53,10 @@ export async function serve(options: ServeOptions): Promise<void> {
   const server =
     address.kind === "tcp"
       ? Bun.serve({ ...common, idleTimeout: IDLE_SECONDS, hostname: address.host, port: address.port })
-      : place!.listen((unix) => Bun.serve({ ...common, unix }));
+      : place!.listen((unix) => Bun.serve(lasting({ ...common, unix })));
   place?.publish();
   log.write("listening", {
-    address: place ? `unix:${place.path}` : `${server.hostname}:${server.port}`,
+    address: place ? `unix:${place.path}` : server.url.host,
     database: home.database,
     cache: home.cache,
   });
@@ -67,13 +65,29 @@ export async function serve(options: ServeOptions): Promise<void> {
   notify("STOPPING=1");
   log.write("stopping", { signal: name });
   app.stop();
-  await Promise.race([server.stop(false), Bun.sleep(DRAIN_MS)]);
+  await drain(server);
   place?.[Symbol.dispose]();
   app.close();
   log.flush();
 }
 
 type Server = Bun.Server<undefined>;
+
+// Bun's types know this option for TCP alone.
+function lasting<T extends object>(options: T): T {
+  return { ...options, idleTimeout: UNIX_IDLE_SECONDS };
+}
+
+/** Takes no new connection, and waits for the requests that run, but not for a client that has yet to send one. */
+async function drain(server: Server): Promise<void> {
+  let isDone = false;
+  void server.stop(false).then(() => {
+    isDone = true;
+  });
+  for (const deadline = Date.now() + DRAIN_MS; !isDone && server.pendingRequests > 0 && Date.now() < deadline; )
+    await Bun.sleep(10);
+  await server.stop(true);
+}
 
 /** Answers requests: access, route, input, operation, and what became of it in the log and the metrics. */
 class App {
@@ -82,6 +96,11 @@ class App {
   private readonly nonce = crypto.randomUUID().slice(0, 8);
   private readonly unchanged = new AnswerCache();
   private writes = 0;
+  private lastTag: string | undefined;
+  private hasLooked = false;
+  private readonly lookAgain = () => {
+    this.hasLooked = false;
+  };
   private active = 0;
   private lastId = 0;
 
@@ -93,7 +112,7 @@ class App {
     this.access = new Access(address, token, hosts);
     this.services = {
       home,
-      catalogue: new WarmHome(home, openImpatiently),
+      catalogue: new WarmHome(home, (home) => openToRead(home, PATIENCE_MS)),
       writer: new JobRunner(home),
       reader: new JobRunner(home),
       metrics: new Metrics(),
@@ -168,7 +187,10 @@ class App {
     server.timeout(request, 0);
     const reply = await route.handle(this.services, query, body);
     server.timeout(request, IDLE_SECONDS);
-    if (route.method !== "GET") this.writes++;
+    if (route.method !== "GET") {
+      this.writes++;
+      this.lookAgain();
+    }
     if (reply.text) return respond(200, { "content-type": reply.text.type, "x-request-id": asked.id }, reply.text.body);
     const answer: Answer = { body: toJson(reply.json), tag, link: reply.headers?.link };
     if (tag !== undefined) this.unchanged.set(target, answer);
@@ -195,9 +217,18 @@ class App {
     return response;
   }
 
+  /**
+   * The tag of the catalogue as it is. Requests that were found waiting together, in one turn of the event loop, are
+   * answered by one look: none of them was sent after another's answer.
+   */
   private tag(): string | undefined {
-    const state = this.services.catalogue.state();
-    return state === undefined ? undefined : `"${this.nonce}-${state}-${this.writes}"`;
+    if (!this.hasLooked) {
+      const state = this.services.catalogue.state();
+      this.lastTag = state === undefined ? undefined : `"${this.nonce}-${state}-${this.writes}"`;
+      this.hasLooked = true;
+      setImmediate(this.lookAgain);
+    }
+    return this.lastTag;
   }
 
   private fail(error: unknown, id: string): Response {
@@ -238,12 +269,6 @@ function respond(status: number, headers: Record<string, string>, body: string |
 // `W/"…"` is the same for this purpose (RFC 9110, 13.1.2).
 function names(header: string, tag: string): boolean {
   return header === tag || header === "*" || header.split(",").some((one) => one.trim().replace(/^W\//, "") === tag);
-}
-
-function openImpatiently(home: Home): Larder | undefined {
-  const larder = openToRead(home);
-  larder?.db.run(`PRAGMA busy_timeout = ${PATIENCE_MS}`);
-  return larder;
 }
 
 const KEPT_CHARACTERS = 4 * 1024 * 1024;
@@ -302,6 +327,8 @@ function listNames(schema: v.GenericSchema): Set<string> {
 }
 
 function validate(schema: v.GenericSchema, value: unknown): unknown {
+  // To valibot an array is an object too, and one without a member asks for nothing.
+  if (Array.isArray(value)) throw new HttpProblem("invalid", "document: must be an object");
   const result = v.safeParse(schema, value);
   if (result.success) return result.output;
   const [issue] = result.issues;

@@ -315,7 +315,7 @@ export class Oracle {
     const old = strays.filter((path) => !young.includes(path));
     const targets = [...this.filesOf(dropped, dead, layers, old), ...old];
     const outside = targets.filter((path) => !path.startsWith("tmp/"));
-    if (outside.length > 0 && !sweepUnrecorded && this.isUnaccounted(grace)) {
+    if (outside.length > 0 && (this.hasPinnedUnrecorded() || (!sweepUnrecorded && this.isUnaccounted(grace)))) {
       const swept = this.sweep(
         targets.filter((path) => path.startsWith("tmp/")),
         grace,
@@ -324,6 +324,16 @@ export class Oracle {
     }
     this.dropRows(dropped, dead, layers);
     return this.report(dropped, dead, layers, this.sweep(targets, grace), young);
+  }
+
+  /** What is in use stays, on record or not, whatever is asked for. */
+  private hasPinnedUnrecorded(): boolean {
+    return [...this.files.values()].some(
+      ({ owner }) =>
+        (owner.kind === "vmdk" || owner.kind === "fsmeta" || owner.kind === "flat_ref") &&
+        !this.manifests.has(owner.manifest) &&
+        this.pinsOf(owner.manifest).length > 0,
+    );
   }
 
   private isUnaccounted(grace: number): boolean {
@@ -421,7 +431,11 @@ export class Oracle {
     if (owner.kind === "flat_blob")
       return [...this.files.values()].some(({ owner: other }) => namesBlob(other, owner.artifact));
     if ("manifest" in owner)
-      return this.manifests.has(owner.manifest) || soon.some(({ manifest }) => manifest === owner.manifest);
+      return (
+        this.manifests.has(owner.manifest) ||
+        this.pinsOf(owner.manifest).length > 0 ||
+        soon.some(({ manifest }) => manifest === owner.manifest)
+      );
     return false;
   }
 
