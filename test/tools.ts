@@ -4,6 +4,8 @@ const TOOLS: [command: string, packageName: string][] = [
   ["zsh", "zsh"],
   ["fish", "fish"],
   ["mandoc", "mandoc"],
+  ["systemd-analyze", "systemd"],
+  ["cloud-init", "cloud-init"],
 ];
 
 /** Installs missing tools where that is possible: as root, on Debian. Tests say for themselves what they then lack. */
