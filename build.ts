@@ -54,6 +54,8 @@ export async function currentCommit(): Promise<string> {
 }
 
 if (import.meta.main) {
-  if (process.argv.includes("--all")) await (await import("./release/release.ts")).release();
-  else await build();
+  if (process.argv.includes("--all")) {
+    const { release } = await import("./release/release.ts");
+    await Bun.write(Bun.stdout, (await release()).map((path) => `${path}\n`).join(""));
+  } else await build();
 }

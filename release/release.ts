@@ -13,12 +13,16 @@ const OUT = `${ROOT}dist/release`;
 
 /**
  * Makes the release: for each target a tarball with executable, documents, man page, completions and host integration,
- * its bill of materials, and the SHA256SUMS of them all. The same commit gives the same bytes.
+ * its bill of materials, and the SHA256SUMS of them all. The same commit gives the same bytes. Returns the files.
  */
-export async function release(targets: Target[] = TARGETS, out = OUT): Promise<void> {
+export async function release(
+  targets: Target[] = TARGETS,
+  out = OUT,
+  runtimeOf?: (target: Target) => string,
+): Promise<string[]> {
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
-  const runtimeOf = await fetchRuntimes();
+  runtimeOf ??= await fetchRuntimes();
   const commit = await currentCommit();
   const date = await commitDate();
   const made: string[] = [];
@@ -33,11 +37,10 @@ export async function release(targets: Target[] = TARGETS, out = OUT): Promise<v
     await pack(out, name, date);
     rmSync(folder, { recursive: true });
     made.push(`${name}.tar.gz`, `${name}.cdx.json`);
-    report(`${out}/${name}.tar.gz`);
   }
   const sums = made.map((name) => `${sha256(`${out}/${name}`)}  ${name}\n`);
   writeFileSync(`${out}/SHA256SUMS`, sums.join(""));
-  report(`${out}/SHA256SUMS`);
+  return [...made, "SHA256SUMS"].map((name) => `${out}/${name}`);
 }
 
 /** Puts everything beside the executable that a tarball carries. */
@@ -84,8 +87,4 @@ async function commitDate(): Promise<string> {
 
 function sha256(path: string): string {
   return new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex");
-}
-
-function report(path: string): void {
-  process.stdout.write(`${path}\n`);
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { EXECUTABLE } from "../build.ts";
 import { Catalogue, digest, metadata, snapshot } from "./cli/catalogue.ts";
 import { run, TemporaryFolder } from "./larder.ts";
@@ -10,6 +10,10 @@ describe("build", () => {
     const stat = statSync(EXECUTABLE);
     expect(stat.isFile()).toBe(true);
     expect(stat.mode & 0o111).toBe(0o111);
+  });
+
+  test("makes one that does not name the folder it was built in, so that it is the same from another", () => {
+    expect(readFileSync(EXECUTABLE).includes(dirname(dirname(EXECUTABLE)))).toBe(false);
   });
 
   test("makes one that neither runs nor obeys what lies in the current folder or above it", async () => {

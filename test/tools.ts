@@ -6,6 +6,8 @@ const TOOLS: [command: string, packageName: string][] = [
   ["mandoc", "mandoc"],
   ["promtool", "prometheus"],
   ["wrk", "wrk"],
+  ["systemd-analyze", "systemd"],
+  ["cloud-init", "cloud-init"],
 ];
 
 /** Installs missing tools where that is possible: as root, on Debian. Tests say for themselves what they then lack. */

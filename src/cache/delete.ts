@@ -49,6 +49,8 @@ export interface Guard {
   isFirstStep?: boolean;
   /** Whether to stop between two batches, as Ctrl-C asks for. */
   stopped?: () => boolean;
+  /** Told how many of the files were dealt with. */
+  progress?: (done: number, total: number) => void;
 }
 
 // How long one batch keeps writers out: msb takes the write lock at every start.
@@ -90,7 +92,8 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
   let patience = PATIENCE_MS;
   let work: RunningWork | undefined;
-  for (let next = 0, late = 0; next < targets.length && !guard.stopped?.(); ) {
+  for (let next = 0, late = 0; next < targets.length && !mayStop(targets[next]!, guard); ) {
+    guard.progress?.(next, targets.length);
     if (!work?.isFresh()) work = new RunningWork(guard);
     if (patience > 0 && work.stopsAny(targets, next)) {
       patience -= WAIT_MS;
@@ -120,6 +123,12 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
     await Bun.sleep(0);
   }
   return report;
+}
+
+// Once rows have gone, a metadata file that stayed behind without them would make the next gc take the catalogue for
+// lost. They come first of the targets.
+function mayStop({ kind }: Target, { stopped, isFirstStep }: Guard): boolean {
+  return stopped?.() === true && (isFirstStep === true || kind !== "metadata");
 }
 
 function deleteBatch(targets: Target[], first: number, work: RunningWork, guard: Guard, report: DeleteReport): number {

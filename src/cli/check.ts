@@ -5,6 +5,7 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { count, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
+import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { emit, say } from "./terminal.ts";
 
@@ -30,14 +31,28 @@ export default defineCommand({
     if (flags["dry-run"] && !flags.repair) throw new LarderError("usage", "--dry-run goes with --repair");
     const where = home();
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const bar = flags.deep ? progressBar("checked") : undefined;
+    using interruption = new Interruption();
+    const bar = progressBar("checked");
     const report = await examine(where, {
       deep: flags.deep,
       mends: flags.repair,
       dryRun: flags["dry-run"],
       grace,
-      ...(bar && { progress: bar.show }),
-    }).finally(() => bar?.end());
+      progress: bar.show,
+      stopped: interruption.stopped,
+    })
+      .finally(bar.end)
+      .catch((error) => {
+        if (!interruption.stopped()) throw error;
+      });
+    if (!report) {
+      interruption.explain(
+        flags.repair
+          ? "what was not mended yet, the next repair mends"
+          : "nothing is known of what was not checked yet",
+      );
+      return interruption.exitCode;
+    }
     if (!existsSync(where.database)) say(`there is no catalogue at "${where.database}"`);
     await emit(format, report, () => renderReport(report));
     say(`database ${report.database}, cache ${report.cache}`);

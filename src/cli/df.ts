@@ -16,11 +16,6 @@ export default defineCommand({
   details:
     "Sizes are allocated blocks, so a sparse file counts what it takes. Every byte is counted once: what one image needs,\nwhat several share and what belongs to none add up to the total. RECLAIMABLE is what `larder gc` would free now.",
   flags: {
-    format: {
-      type: "enum",
-      options: ["table", "json", "jsonl", "prometheus"],
-      description: "how to print: a table for people, one JSON document, or metrics for a text file collector",
-    },
     verbose: { type: "boolean", alias: "v", description: "show every image with its own and its shared bytes" },
     format: {
       type: "enum",

@@ -5,6 +5,8 @@ import { renderTable } from "../output/table.ts";
 import { formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
 import { refuseWithoutCatalogue, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { Interruption } from "./interruption.ts";
+import { progressBar } from "./progress.ts";
 import { emit, say } from "./terminal.ts";
 
 export default defineCommand({
@@ -30,16 +32,21 @@ export default defineCommand({
       say(`Nothing to collect (there is no catalogue at "${where.database}")`);
       return 0;
     }
+    using interruption = new Interruption();
+    const bar = progressBar("swept");
     const report = await withLarder(larder, (larder) =>
       gc(larder, {
         layersOnly: flags["layers-only"],
         sweepUnrecorded: flags["sweep-unrecorded"],
         dryRun: flags["dry-run"],
         grace,
+        stopped: interruption.stopped,
+        progress: bar.show,
       }),
-    );
+    ).finally(bar.end);
     await emit(format, report, () => renderReport(report));
-    return sayOutcome(report);
+    interruption.explain("what is left, the next gc takes");
+    return interruption.exitCode ?? sayOutcome(report);
   },
 });
 

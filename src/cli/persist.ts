@@ -9,7 +9,8 @@ import { parseReference } from "../oci/reference.ts";
 import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
 import { printable } from "../output/table.ts";
 import { defineCommand, firstFailure, tryEach } from "./command.ts";
-import { complain, emitList, say, showsProgress } from "./terminal.ts";
+import { progressBar } from "./progress.ts";
+import { complain, emitList } from "./terminal.ts";
 
 // Images a transaction: long enough to be fast, short enough that msb does not wait.
 const BATCH = 200;
@@ -79,6 +80,7 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   const batches = readBatches(path, outcome.failed);
   const first = await batches.next();
   if (first.done) return outcome;
+  const bar = progressBar("persisted");
   await withLarder(openOrCreate(home), async (larder) => {
     for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
       try {
@@ -88,9 +90,9 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
         outcome.failed.push(asLarderError(asCatalogueError(home.database, error)));
         return;
       }
-      if (showsProgress()) say(`persisted ${outcome.done.length} images`);
+      bar.show(outcome.done.length);
     }
-  });
+  }).finally(bar.end);
   return outcome;
 }
 

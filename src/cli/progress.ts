@@ -6,8 +6,11 @@ const REDRAW_MS = 100;
 // Nothing is drawn for what is over in a moment.
 const DELAY_MS = 1000;
 
-/** A progress bar on standard error, where that is a terminal; drawn after a second, and gone at the end. */
-export function progressBar(what: string): { show(done: number, total: number): void; end(): void } {
+/**
+ * A progress bar on standard error, where that is a terminal; drawn after a second, and gone at the end. Without a
+ * total it is a number that grows.
+ */
+export function progressBar(what: string): { show(done: number, total?: number): void; end(): void } {
   let next = performance.now() + DELAY_MS;
   let isDrawn = false;
   const isShown = showsProgress();
@@ -16,11 +19,15 @@ export function progressBar(what: string): { show(done: number, total: number): 
       if (!isShown || performance.now() < next) return;
       next = performance.now() + REDRAW_MS;
       isDrawn = true;
-      const filled = total === 0 ? WIDTH : Math.round((done / total) * WIDTH);
-      writeSync(2, `\r${what} ${"█".repeat(filled)}${"░".repeat(WIDTH - filled)} ${done}/${total}`);
+      writeSync(2, `\r${what} ${total === undefined ? done : `${bar(done / (total || 1))} ${done}/${total}`}`);
     },
     end() {
       if (isDrawn) writeSync(2, "\r\u001b[K");
     },
   };
+}
+
+function bar(part: number): string {
+  const filled = Math.round(part * WIDTH);
+  return "█".repeat(filled) + "░".repeat(WIDTH - filled);
 }

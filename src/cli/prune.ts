@@ -9,6 +9,8 @@ import { printable, renderTable } from "../output/table.ts";
 import { count, formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
 import { refuseWithoutCatalogue, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { Interruption } from "./interruption.ts";
+import { progressBar } from "./progress.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
 
 const FLAGS = {
@@ -68,11 +70,22 @@ export default defineCommand({
       say(`Nothing to prune (there is no catalogue at "${where.database}")`);
       return 0;
     }
-    const options = { policy, grace, sweepUnrecorded: flags["sweep-unrecorded"], dryRun: flags["dry-run"] };
-    const report = await withLarder(larder, (larder) => prune(larder, options));
+    using interruption = new Interruption();
+    const bar = progressBar("swept");
+    const report = await withLarder(larder, (larder) =>
+      prune(larder, {
+        policy,
+        grace,
+        sweepUnrecorded: flags["sweep-unrecorded"],
+        dryRun: flags["dry-run"],
+        stopped: interruption.stopped,
+        progress: bar.show,
+      }),
+    ).finally(bar.end);
     if (!report.dry_run) logEvictions(report, flags["log-format"] ?? "text");
     await emit(format, report, () => renderReport(report));
-    return sayOutcome(report);
+    interruption.explain("what is left, the next gc or prune takes");
+    return interruption.exitCode ?? sayOutcome(report);
   },
 });
 

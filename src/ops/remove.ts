@@ -71,7 +71,8 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     return decided;
   });
   const { targets, skipped } = filesOf(larder.cache, removal);
-  return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
+  const deleted = await sweep(larder, targets, options);
+  return { ...reportRows(removal), ...reportDeleted(larder, deleted, skipped) };
 }
 
 /** A removal with everything that goes with it. */

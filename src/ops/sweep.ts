@@ -22,7 +22,10 @@ import { PinWatch } from "./pins.ts";
 export interface SweepOptions {
   /** Milliseconds; what is younger may belong to work that is under way. */
   grace: number;
+  /** Whether to stop between two items. */
   stopped?: () => boolean;
+  /** Told how many of the files were dealt with. */
+  progress?: (done: number, total: number) => void;
 }
 
 /** Default grace, in milliseconds. */
@@ -61,6 +64,7 @@ export async function sweep(
       ),
     wanted: wanted ?? ((file) => explainSqlite(larder.home.database, () => wants.reason(file))),
     ...(options.stopped && { stopped: options.stopped }),
+    ...(options.progress && { progress: options.progress }),
   });
 }
 

@@ -36,8 +36,11 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-// Inside the executable the worker has a place of its own; a relative one would be looked for in the current folder.
-const WORKER = Bun.main.startsWith("/$bunfs/") ? "/$bunfs/root/server/worker.js" : join(import.meta.dir, "worker.ts");
+// Inside the executable, where the build defines this, the worker has a place of its own: a relative one would be looked
+// for in the current folder, and the other would write the name of the folder that it was built in into the executable.
+declare const LARDER_TARGET: string | undefined;
+const WORKER =
+  typeof LARDER_TARGET === "undefined" ? join(import.meta.dir, "worker.ts") : "/$bunfs/root/server/worker.js";
 
 /** A worker thread and the jobs that it has; it is started with its first job, and again if it dies. */
 export class JobRunner {

@@ -80,9 +80,9 @@ const WORK: [name: string, work: (larder: Larder) => unknown][] = [
   ["list", (larder) => toJson(list(larder, { labels: [{ key: "a" }], reference: ["*"] }, true))],
   ["inspect", (larder) => toJson(inspect(larder, REFERENCES[2]!.typed))],
   ["df", (larder) => toJson(df(larder))],
-  ["check", (larder) => toJson(check(larder, { deep: true, grace: 0 }))],
+  ["check", async (larder) => toJson(await check(larder, { deep: true, grace: 0 }))],
   ["gc --dry-run", (larder) => gc(larder, { grace: 0, sweepUnrecorded: true, dryRun: true })],
-  ["check --repair", async (larder) => repair(larder, check(larder, { deep: true, grace: 0 }), { grace: 0 })],
+  ["check --repair", async (larder) => repair(larder, await check(larder, { deep: true, grace: 0 }), { grace: 0 })],
   [
     "rm --force",
     (larder) =>

@@ -646,13 +646,13 @@ function using<T>(home: SoundHome, open: typeof openToRead, work: (larder: Larde
   return result;
 }
 
-function look(home: SoundHome, deep = true): Problem[] {
+async function look(home: SoundHome, deep = true): Promise<Problem[]> {
   return using(home, openToRead, (larder) => check(larder, { deep, grace: GRACE }));
 }
 
 /** A repair as the command runs it: nothing to mend, nothing opened. */
 async function mend(home: SoundHome): Promise<void> {
-  const problems = look(home);
+  const problems = await look(home);
   if (!problems.some(({ mend }) => mend)) return;
   await using(home, openToWrite, (larder) => repair(larder, problems, { grace: GRACE }));
 }
@@ -666,19 +666,19 @@ function ids(rows: Record<string, unknown[]>, table: string): number[] {
 }
 
 describe("check", () => {
-  test("finds nothing in a sound home, nor in its copy", () => {
+  test("finds nothing in a sound home, nor in its copy", async () => {
     using copy = sound.copy();
-    expect(look(sound)).toEqual([]);
-    expect(look(copy)).toEqual([]);
+    expect(await look(sound)).toEqual([]);
+    expect(await look(copy)).toEqual([]);
   });
 
-  test.each(CASES)("finds $name", ({ damage, deep = false, found }) => {
+  test.each(CASES)("finds $name", async ({ damage, deep = false, found }) => {
     using home = sound.copy();
     damage(home);
-    const problems = look(home);
+    const problems = await look(home);
     expect(codes(problems)).toEqual(found);
     for (const { code, severity } of problems) expect([code, severity]).toEqual([code, SEVERITY[code]]);
-    expect(codes(look(home, false))).toEqual(deep ? [] : found);
+    expect(codes(await look(home, false))).toEqual(deep ? [] : found);
   });
 
   test("has a case for every code", () => {
@@ -687,13 +687,13 @@ describe("check", () => {
     expect([...tried].sort()).toEqual((Object.keys(SEVERITY) as ProblemCode[]).sort());
   });
 
-  test("names one fault of a layer once, however many images share it", () => {
+  test("names one fault of a layer once, however many images share it", async () => {
     using home = sound.copy();
     home.sql(`UPDATE layer SET media_type = x'00' WHERE diff_id = '${SHARED}'`);
-    expect(look(home).map(({ subject }) => subject)).toEqual([`layer ${SHARED}`]);
+    expect((await look(home)).map(({ subject }) => subject)).toEqual([`layer ${SHARED}`]);
   });
 
-  test("takes the metadata of whichever name of an image still has it", () => {
+  test("takes the metadata of whichever name of an image still has it", async () => {
     using home = sound.copy();
     // Newer, so that it comes first.
     home.sql(
@@ -701,17 +701,17 @@ describe("check", () => {
        SELECT 'alias:1', id, '2999-01-01 00:00:00' FROM manifest WHERE digest = '${ONE}';
        UPDATE config SET labels = NULL`,
     );
-    const problems = look(home);
+    const problems = await look(home);
     expect(codes(problems)).toEqual(["config-outdated", "metadata-missing"]);
     expect(problems.filter(({ mend }) => mend).map(({ code }) => code)).toEqual(["config-outdated"]);
   });
 
-  test("stops at a database that SQLite finds damaged, and plans nothing", () => {
+  test("stops at a database that SQLite finds damaged, and plans nothing", async () => {
     using home = sound.copy();
     home.sql("UPDATE layer SET erofs_size_bytes = NULL");
     truncateSync(home.layer(OWN), 0);
     home.corrupt();
-    const problems = look(home);
+    const problems = await look(home);
     expect(new Set(codes(problems))).toEqual(new Set(["database-corrupt"]));
     expect(problems.filter(({ mend }) => mend)).toEqual([]);
   });
@@ -725,13 +725,13 @@ describe("unopenable", () => {
       (home: SoundHome) => home.sql("ALTER TABLE layer DROP COLUMN media_type"),
     ],
     ["no database at all", "database-corrupt", (home: SoundHome) => writeFileSync(home.database, "x".repeat(8192))],
-  ])("names %s", (_, code, damage) => {
+  ])("names %s", async (_, code, damage) => {
     using home = sound.copy();
     damage(home);
     for (const path of [`${home.database}-wal`, `${home.database}-shm`]) rmSync(path, { force: true });
     let found: Problem | undefined;
     try {
-      look(home);
+      await look(home);
     } catch (error) {
       found = unopenable(error);
     }
@@ -752,7 +752,7 @@ describe("repair", () => {
     const before = { rows: home.rows(), files: home.files() };
     await mend(home);
     const once = { rows: home.rows(), files: home.files() };
-    expect(codes(look(home))).toEqual(left ?? []);
+    expect(codes(await look(home))).toEqual(left ?? []);
     if (left === undefined) expect(home.facts()).toEqual(sound.facts());
     for (const table of ["image_ref", "manifest", "config", "layer"])
       expect(ids(once.rows, table)).toEqual(expect.arrayContaining(ids(before.rows, table)));
@@ -806,14 +806,14 @@ describe("repair", () => {
        DELETE FROM manifest WHERE digest = '${ONE}'`,
     );
     await mend(home);
-    expect(look(home)).toEqual([]);
+    expect(await look(home)).toEqual([]);
     expect(home.facts()).toEqual(sound.facts());
   });
 
   test("does not bring back an image that was removed since the check", async () => {
     using home = sound.copy();
     home.sql("UPDATE manifest SET layer_count = 9 WHERE id = 1");
-    const problems = look(home);
+    const problems = await look(home);
     const reference = problems[0]!.subject;
     home.sql(`DELETE FROM image_ref WHERE reference = '${reference}';
       DELETE FROM manifest_layer WHERE manifest_id = 1; DELETE FROM config WHERE manifest_id = 1; DELETE FROM manifest WHERE id = 1`);
@@ -826,7 +826,7 @@ describe("repair", () => {
     using home = sound.copy();
     truncateSync(home.layer(OWN), 0);
     truncateSync(home.fsmeta(TWO), 0);
-    const problems = look(home);
+    const problems = await look(home);
     pin(home, ONE);
     writeFileSync(home.fsmeta(TWO), readFileSync(sound.fsmeta(TWO)));
     const files = home.files();

@@ -22,8 +22,16 @@ import { type Problem, problem } from "./problem.ts";
 /** Told how many of the layers and images were looked at. */
 export type Progress = (done: number, total: number) => void;
 
-/** Checks the files that rows need: layers, merged trees, disks and flat roots. */
-export function* checkArtifacts(larder: Larder, pins: Pins, deep: boolean, progress?: Progress): Generator<Problem> {
+/**
+ * Checks the files that rows need: layers, merged trees, disks and flat roots. Between two of them it yields undefined,
+ * for whoever wants to do something else for a moment, or to stop.
+ */
+export function* checkArtifacts(
+  larder: Larder,
+  pins: Pins,
+  deep: boolean,
+  progress?: Progress,
+): Generator<Problem | undefined> {
   const { cache, db } = larder;
   const manifests = listUsage(db).filter(({ digest }) => isDigest(digest));
   // An untagged image that nothing pins is only waiting for gc.
@@ -40,11 +48,13 @@ export function* checkArtifacts(larder: Larder, pins: Pins, deep: boolean, progr
       yield faultOf(file, `layer ${diffId}`, fault, pinned);
     }
     progress?.(++done, layers.size + pulled.length);
+    yield undefined;
   }
   yield* checkSizes(larder, faulty);
   for (const manifest of pulled) {
     yield* checkManifestFiles(larder, manifest, deep, pinned);
     progress?.(++done, layers.size + pulled.length);
+    yield undefined;
   }
 }
 

@@ -16,16 +16,19 @@ export interface CheckOptions {
   /** Milliseconds; a younger file without a row may belong to work that is under way. */
   grace: number;
   progress?: Progress;
+  /** Whether to stop between two files. */
+  stopped?: () => boolean;
 }
 
-/** Compares catalogue and disk, and names every problem once. Reads only. */
-export function check(larder: Larder, { deep, grace, progress }: CheckOptions): Problem[] {
+/** Compares catalogue and disk, and names every problem once. Reads only. Throws `interrupted` where it is stopped. */
+export async function check(larder: Larder, options: CheckOptions): Promise<Problem[]> {
+  const { deep, grace, progress } = options;
   const database = [...checkDatabase(larder.db)];
   // From a damaged file nothing can be concluded: its rows may be anything.
   if (isCorrupt(database)) return database;
   const pins = new PinWatch(larder).read();
   const images = readTransaction(larder.db, () => [...checkRows(larder.db), ...checkImages(larder, deep)]);
-  const artifacts = [...checkArtifacts(larder, pins, deep, progress)];
+  const artifacts = await gather(checkArtifacts(larder, pins, deep, progress), options);
   // Which blob such a ref means cannot be told: it may be any.
   const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable");
   const strays = checkStrays(larder, { grace, keepsBlobs, rebuilt: filesRebuilt(larder, images) });
@@ -42,6 +45,23 @@ export function check(larder: Larder, { deep, grace, progress }: CheckOptions): 
   }
   const isWritable = !database.some(({ code }) => code === "migrations-missing");
   return [...problems.values()].map(({ mend, ...rest }) => (mend && isWritable ? { ...rest, mend } : rest));
+}
+
+// How long the walk goes on before signals are heard.
+const BREATH_MS = 50;
+
+async function gather(walk: Iterable<Problem | undefined>, { stopped }: CheckOptions): Promise<Problem[]> {
+  const problems: Problem[] = [];
+  let next = performance.now() + BREATH_MS;
+  for (const found of walk) {
+    if (found) problems.push(found);
+    else if (performance.now() >= next) {
+      await Bun.sleep(0);
+      if (stopped?.()) throw new LarderError("interrupted", "the check was stopped");
+      next = performance.now() + BREATH_MS;
+    }
+  }
+  return problems;
 }
 
 /** What makes two problems of two checks the same. */

@@ -9,7 +9,7 @@ import { refuseLostLayers } from "../../db/integrity.ts";
 import { setErofsSize } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import { asCatalogueError, writeTransaction } from "../../db/write.ts";
-import { asLarderError, namingPath } from "../../error.ts";
+import { asLarderError, LarderError, namingPath } from "../../error.ts";
 import { FileLock } from "../../host/flock.ts";
 import { adopt, makeFolder } from "../../host/ownership.ts";
 import type { Larder } from "../../larder.ts";
@@ -29,13 +29,15 @@ type MendOf<K extends Mend["kind"]> = Extract<Mend, { kind: K }>;
 
 /**
  * Mends what can be mended without losing anything, and tells of each problem what became of it. A damaged database
- * is left alone altogether. Rows first, then files.
+ * is left alone altogether. Rows first, then files. Throws `interrupted` where it is stopped between two mends.
  */
 export async function repair(
   larder: Larder,
   problems: Problem[],
-  options: SweepOptions,
+  { grace, stopped }: SweepOptions,
 ): Promise<Map<Problem, Outcome>> {
+  // The files that it sweeps are few, and would show as another bar than the check's.
+  const options = { grace, ...(stopped && { stopped }) };
   const outcomes = new Map<Problem, Outcome>();
   if (isCorrupt(problems)) return outcomes;
   const run = (kind: Mend["kind"], mendAll: (mends: Mend[]) => void) => {
@@ -46,11 +48,20 @@ export async function repair(
   run("rebuild", (mends) => rebuild(larder, mends as MendOf<"rebuild">[]));
   run("size", (mends) => recordSizes(larder, mends as MendOf<"size">[]));
   for (const problem of problems) {
-    if (problem.mend?.kind === "relocate") outcomes.set(problem, relocate(larder, problem.mend.file));
+    if (problem.mend?.kind !== "relocate") continue;
+    outcomes.set(problem, relocate(larder, problem.mend.file));
+    await hearStop(stopped);
   }
+  await hearStop(stopped);
   await discard(larder, problems, options, outcomes);
   await sweepStrays(larder, problems, options, outcomes);
+  await hearStop(stopped);
   return outcomes;
+}
+
+async function hearStop(stopped: (() => boolean) | undefined): Promise<void> {
+  await Bun.sleep(0);
+  if (stopped?.()) throw new LarderError("interrupted", "the repair was stopped");
 }
 
 function attempt({ home }: Larder, mend: () => void): Outcome {

@@ -29,15 +29,20 @@ export interface Examination {
   /** Milliseconds. */
   grace: number;
   progress?: Progress;
+  /** Whether to stop between two items; what a repair has not come to then is left. */
+  stopped?: () => boolean;
 }
 
 /**
  * Checks a home, and mends it if that is asked for. Where there is no catalogue it is checked as an empty one; one that
  * cannot be opened for damage is a report with that one problem.
  */
-export async function examine(home: Home, { deep, mends, dryRun, grace, progress }: Examination): Promise<CheckReport> {
+export async function examine(
+  home: Home,
+  { deep, mends, dryRun, grace, progress, stopped }: Examination,
+): Promise<CheckReport> {
   const head = { database: home.database, cache: home.cache, deep, dry_run: dryRun };
-  const options = { deep, grace, ...(progress && { progress }) };
+  const options = { deep, grace, ...(progress && { progress }), ...(stopped && { stopped }) };
   try {
     const reader = openToRead(home) ?? openEmpty(home);
     const problems = await withLarder(reader, (larder) => check(larder, options));
@@ -46,8 +51,8 @@ export async function examine(home: Home, { deep, mends, dryRun, grace, progress
     const writer = problems.some(({ mend }) => mend) ? openToWrite(home) : undefined;
     if (!writer) return { ...head, ...describeRepaired(problems, new Map(), problems) };
     return await withLarder(writer, async (larder) => {
-      const outcomes = await repair(larder, problems, { grace });
-      return { ...head, ...describeRepaired(problems, outcomes, check(larder, options)) };
+      const outcomes = await repair(larder, problems, options);
+      return { ...head, ...describeRepaired(problems, outcomes, await check(larder, options)) };
     });
   } catch (error) {
     return { ...head, ...describe([unopenable(error)], "possible") };

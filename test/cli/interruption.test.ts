@@ -1,0 +1,142 @@
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { EXECUTABLE } from "../../build.ts";
+import { larder, run, TemporaryFolder } from "../larder.ts";
+import { at, holdLock, metadataOf, Store } from "../store.ts";
+import { hasTool } from "../tools.ts";
+import { onTerminal } from "./pty.ts";
+
+const GONE = "docker.io/library/gone:1";
+
+interface Ended {
+  code: number | null;
+  signal: unknown;
+  stdout: string;
+  stderr: string;
+}
+
+/** Starts larder, sends it a signal as soon as `isReady`, and waits for its end. */
+async function interrupt(args: string[], signal: NodeJS.Signals, isReady: () => boolean): Promise<Ended> {
+  const child = Bun.spawn([EXECUTABLE, ...args], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+    env: { TZ: "UTC" },
+  });
+  for (let tries = 0; !isReady(); tries++) {
+    if (tries > 2000 || child.exitCode !== null)
+      throw new Error(`larder did not come to where it was to be stopped: ${await child.stderr.text()}`);
+    await Bun.sleep(5);
+  }
+  child.kill(signal);
+  const [code, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
+  return { code, signal: child.signalCode, stdout, stderr };
+}
+
+/** A home with an image to go and one in use; `work` makes larder wait with the files, once the rows are gone. */
+async function makeStore(): Promise<{ store: Store; work: AsyncDisposable }> {
+  const store = await Store.make({
+    gone: { references: [GONE], layers: ["shared", "own"] },
+    kept: { references: ["docker.io/library/kept:1"], layers: ["shared"] },
+  });
+  store.sandbox("web", "{}", "kept");
+  return { store, work: await holdLock(join(store.cache, at.downloadLock("of a pull"))) };
+}
+
+const SIGNALS: [signal: NodeJS.Signals, code: number][] = [
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+];
+
+describe.each(SIGNALS)("%s", (signal, code) => {
+  test("ends prune between rows and files, and the next gc takes what is left", async () => {
+    const { store, work } = await makeStore();
+    using _ = store;
+    {
+      await using __ = work;
+      const args = ["prune", "--unused", "--min-age", "1s", "--format", "json", "--home", store.path];
+      // Old enough for the rule: a row's time is that of its persist.
+      store.sql("UPDATE image_ref SET created_at = '2020-01-01 00:00:00', updated_at = '2020-01-01 00:00:00'");
+      store.sql("UPDATE layer SET last_used_at = '2020-01-01 00:00:00'");
+      const ended = await interrupt(args, signal, () => store.rows().manifests.length === 1);
+      expect(ended).toMatchObject({ code, signal: null });
+      expect(ended.stderr).toEndWith(`stopped by ${signal}: what is left, the next gc or prune takes\n`);
+      expect(JSON.parse(ended.stdout)).toMatchObject({ references: [GONE], dry_run: false });
+      // Without its rows the metadata file would make the catalogue look lost. Nothing else went.
+      expect(store.files()).toEqual(store.filesOf("gone", "kept").filter((path) => path !== at.metadata(GONE)));
+      expect(store.unsound()).toEqual([]);
+    }
+    const { code: next, stderr } = await larder(store.path, "gc");
+    expect({ next, stderr }).toMatchObject({ next: 0 });
+    expect(store.files()).toEqual(store.filesOf("kept"));
+  });
+
+  test("ends gc before a file goes where no row went, and changes nothing", async () => {
+    const { store, work } = await makeStore();
+    using _ = store;
+    await using __ = work;
+    store.write("layers/stray");
+    const before = store.files();
+    let polls = 0;
+    // It waits up to a second for the pull; a tenth of one is enough to start.
+    const ended = await interrupt(["gc", "--home", store.path], signal, () => ++polls > 20);
+    expect(ended).toMatchObject({ code, signal: null });
+    expect(store.files()).toEqual(before);
+    expect(store.rows().manifests).toEqual(["gone", "kept"]);
+  });
+});
+
+describe("Ctrl-C", () => {
+  const layers = ["a", "b", "c", "d", "e", "f"];
+
+  test.skipIf(!hasTool("strace"))("ends a check between two files, and changes nothing", async () => {
+    using store = await Store.make({ kept: { references: [GONE], layers } });
+    // One whole check first: the first reader of a database leaves an empty log beside it.
+    expect((await larder(store.path, "check")).code).toBe(0);
+    const before = store.fingerprint();
+    using folder = new TemporaryFolder();
+    const [first, ...later] = layers.map((layer) => join(store.cache, at.layer(layer))).sort();
+    const paths = [first!, ...later].flatMap((path) => ["-P", path]);
+    // It is struck while it opens a layer; a tenth of a second a file makes sure that it has the time to hear.
+    const under = ["strace", "-f", "-qq", "-o", join(folder.path, "calls"), ...paths, "-e", "trace=%%stat,openat"];
+    const inject = ["-e", "inject=openat:signal=SIGINT:when=1", "-e", "inject=%%stat:delay_exit=100000"];
+    const ended = await run(["check", "--home", store.path], { under: [...under, ...inject] });
+    expect(ended).toEqual({
+      code: 130,
+      stdout: "",
+      stderr: "stopped by SIGINT: nothing is known of what was not checked yet\n",
+    });
+    const looked = new Set((await Bun.file(join(folder.path, "calls")).text()).match(/layers\/sha256_\w+\.erofs/g));
+    expect(looked.size).toBeLessThan(layers.length);
+    expect(store.fingerprint()).toEqual(before);
+  });
+});
+
+describe("progress", () => {
+  test("shows a bar once a second has passed, takes it away, and keeps it off standard output", async () => {
+    const { store, work } = await makeStore();
+    using _ = store;
+    await using __ = work;
+    store.write("layers/stray");
+    using folder = new TemporaryFolder();
+    const output = join(folder.path, "output");
+    // The running pull makes it wait for just that second, and leave the file.
+    const { code, screen } = await onTerminal(["gc", "--home", store.path], { wiring: `>${output}` });
+    expect(code).toBe(0);
+    expect(screen).toContain(`\rswept ${"░".repeat(30)} 0/1\r\x1b[K`);
+    expect(await Bun.file(output).text()).not.toContain("swept");
+  });
+
+  test("counts what is persisted, while a slow pipe brings it", async () => {
+    using folder = new TemporaryFolder();
+    const lines = Array.from({ length: 200 }, (_, i) => ({ reference: `i:${i}`, metadata: metadataOf(`i${i}`, []) }));
+    const input = join(folder.path, "lines");
+    await Bun.write(input, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    // A batch of 200 after a second: as long as nothing is drawn.
+    const slowly = ["sh", "-c", `{ cat ${input}; sleep 1.1; cat ${input}; } | "$@" >${folder.path}/output`, "sh"];
+    const args = ["persist", "--batch", "-", "--home", join(folder.path, "home")];
+    const { code, screen } = await onTerminal(args, { under: slowly });
+    expect({ code, screen }).toEqual({ code: 0, screen: "\rpersisted 400\r\x1b[K" });
+    expect((await Bun.file(join(folder.path, "output")).text()).split("\n")).toHaveLength(401);
+  });
+});
