@@ -36,10 +36,9 @@ export function describeRoutes(routes: Route[], version: string): unknown {
 }
 
 function describeRoute(route: Route): unknown {
-  const { method, path, summary, query, body, answer, isCatalogue, problems = [] } = route;
-  const statuses = [
-    ...new Set([400, 401, 403, 405, 422, 500, 503, ...(body ? [408, 413, 415] : []), ...problems]),
-  ].sort();
+  const { method, path, summary, query, body, answer, isCatalogue, isProbe, problems = [] } = route;
+  const common = isProbe ? [403, 422, 500] : [401, 403, 422, 500, 503];
+  const statuses = [...new Set([...common, ...(body ? [400, 408, 413, 415] : []), ...problems])].sort();
   return {
     operationId: `${method.toLowerCase()}${path.replace(/^\/v1/, "").replace(/[/.](\w)/g, (_, letter: string) => letter.toUpperCase())}`,
     summary,

@@ -28,7 +28,7 @@ export interface ServeOptions {
 }
 
 const BODY_LIMIT = 1024 * 1024;
-const BODY_MS = 15_000;
+const BODY_MS = 8_000;
 // What is larger is refused before it is read, and without a document: only the connection's end stops its sender.
 const READ_LIMIT = 16 * BODY_LIMIT;
 const CONCURRENT_LIMIT = 256;

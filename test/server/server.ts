@@ -1,0 +1,160 @@
+import { connect } from "node:net";
+import { join } from "node:path";
+import { EXECUTABLE } from "../../build.ts";
+
+interface Start {
+  /** A TCP address; by default the server has a unix socket in the home. */
+  address?: string;
+  args?: string[];
+  env?: Record<string, string>;
+  /** A command that runs the executable, such as `strace -f …`. */
+  under?: string[];
+}
+
+/** An answer, its body read. */
+export interface Answer {
+  status: number;
+  headers: Headers;
+  text: string;
+  // biome-ignore lint/suspicious/noExplicitAny: a test reads what it expects, and fails where it is not there
+  json(): any;
+}
+
+/** The compiled executable, serving a home; disposing ends it. */
+export class Server {
+  private log = "";
+  private readonly ended: Promise<void>;
+  private readonly waiting = new Set<() => void>();
+
+  private constructor(
+    readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">,
+    private readonly home: string,
+  ) {
+    this.ended = this.readLog();
+  }
+
+  /** Starts a server and waits until it listens; fails with its stderr where it does not. */
+  static async start(home: string, { address, args = [], env = {}, under = [] }: Start = {}): Promise<Server> {
+    const child = Bun.spawn(
+      [...under, EXECUTABLE, "--serve", ...(address === undefined ? [] : [address]), "--home", home, ...args],
+      {
+        env: { PATH: process.env.PATH ?? "", TZ: "UTC", ...env },
+        stdin: "ignore",
+        stdout: "pipe",
+        stderr: "pipe",
+      },
+    );
+    const server = new Server(child, home);
+    await server.logged("listening");
+    return server;
+  }
+
+  get socket(): string {
+    return join(this.home, "run", "larder.sock");
+  }
+
+  /** Where a TCP server listens, as its log says. */
+  get origin(): string {
+    return `http://${/address="?([^\s"]+)/.exec(this.log)![1]}`;
+  }
+
+  /** Everything logged so far. */
+  get logs(): string {
+    return this.log;
+  }
+
+  /** Waits until the log holds `text`. */
+  async logged(text: string): Promise<string> {
+    for (;;) {
+      if (this.log.includes(text)) return this.log;
+      if (this.child.exitCode !== null) {
+        await this.ended;
+        if (this.log.includes(text)) return this.log;
+        throw new Error(`the server ended without ${JSON.stringify(text)}: ${this.log}`);
+      }
+      await new Promise<void>((resolve) => this.waiting.add(resolve));
+    }
+  }
+
+  /** Asks over the unix socket, each time on a connection of its own. */
+  async ask(method: string, target: string, options: { body?: string; headers?: Record<string, string> } = {}) {
+    const { body, headers = {} } = options;
+    const response = await fetch(`http://larder${target}`, {
+      method,
+      unix: this.socket,
+      headers: { connection: "close", ...(body !== undefined && { "content-type": "application/json" }), ...headers },
+      ...(body !== undefined && { body }),
+    });
+    return read(response);
+  }
+
+  get(target: string, headers: Record<string, string> = {}): Promise<Answer> {
+    return this.ask("GET", target, { headers });
+  }
+
+  /** Sends a JSON body. */
+  post(target: string, body: unknown): Promise<Answer> {
+    return this.ask("POST", target, { body: JSON.stringify(body) });
+  }
+
+  /** Sends bytes as they are, and gives what came back until the server closed, or until `enough` says so. */
+  raw(bytes: string | Uint8Array, enough: (text: string) => boolean = isWhole): Promise<string> {
+    return new Promise((resolve) => {
+      let text = "";
+      const socket = connect(this.socket, () => socket.write(bytes));
+      socket.on("data", (data) => {
+        text += data.toString("latin1");
+        if (enough(text)) socket.destroy();
+      });
+      // A refused client may be cut off while it still sends; what was answered counts.
+      socket.on("error", () => {});
+      socket.on("close", () => resolve(text));
+    });
+  }
+
+  /** Resident memory in MiB. */
+  async memory(): Promise<number> {
+    const status = await Bun.file(`/proc/${this.child.pid}/status`).text();
+    return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
+  }
+
+  /** Ends the server with a signal, and gives its exit code. */
+  async stop(signal: NodeJS.Signals = "SIGTERM"): Promise<number> {
+    this.child.kill(signal);
+    await this.child.exited;
+    await this.ended;
+    return this.child.exitCode ?? 128;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.child.exitCode === null) await this.stop("SIGKILL");
+  }
+
+  private async readLog(): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const chunk of this.child.stderr) {
+      this.log += decoder.decode(chunk, { stream: true });
+      this.wake();
+    }
+    await this.child.exited;
+    this.wake();
+  }
+
+  private wake(): void {
+    for (const resolve of this.waiting) resolve();
+    this.waiting.clear();
+  }
+}
+
+/** Reads an answer whole. */
+export async function read(response: Response): Promise<Answer> {
+  const text = await response.text();
+  return { status: response.status, headers: response.headers, text, json: () => JSON.parse(text) };
+}
+
+// One answer with its whole body, as its length says.
+function isWhole(text: string): boolean {
+  const [head = "", body] = text.split(/\r\n\r\n(.*)/s);
+  const length = /^content-length: (\d+)/im.exec(head)?.[1];
+  return body !== undefined && length !== undefined && body.length >= Number(length);
+}
