@@ -302,6 +302,8 @@ function listNames(schema: v.GenericSchema): Set<string> {
 }
 
 function validate(schema: v.GenericSchema, value: unknown): unknown {
+  // To valibot an array is an object too, and one without a member asks for nothing.
+  if (Array.isArray(value)) throw new HttpProblem("invalid", "document: must be an object");
   const result = v.safeParse(schema, value);
   if (result.success) return result.output;
   const [issue] = result.issues;
