@@ -32,8 +32,9 @@ const BODY_MS = 8_000;
 // What is larger is refused before it is read, and without a document: only the connection's end stops its sender.
 const READ_LIMIT = 16 * BODY_LIMIT;
 const CONCURRENT_LIMIT = 256;
-// Bun's own default, which a unix socket has without being asked.
 const IDLE_SECONDS = 10;
+// Bun cannot lift the time-out of one request over a unix socket, so that long work has to fit into that of all.
+const UNIX_IDLE_SECONDS = 255;
 const DRAIN_MS = 30_000;
 /** What a thread waits for a locked database that everybody else waits for meanwhile. */
 const PATIENCE_MS = 500;
@@ -55,10 +56,10 @@ export async function serve(options: ServeOptions): Promise<void> {
   const server =
     address.kind === "tcp"
       ? Bun.serve({ ...common, idleTimeout: IDLE_SECONDS, hostname: address.host, port: address.port })
-      : place!.listen((unix) => Bun.serve({ ...common, unix }));
+      : place!.listen((unix) => Bun.serve(lasting({ ...common, unix })));
   place?.publish();
   log.write("listening", {
-    address: place ? `unix:${place.path}` : `${server.hostname}:${server.port}`,
+    address: place ? `unix:${place.path}` : server.url.host,
     database: home.database,
     cache: home.cache,
   });
@@ -67,13 +68,29 @@ export async function serve(options: ServeOptions): Promise<void> {
   notify("STOPPING=1");
   log.write("stopping", { signal: name });
   app.stop();
-  await Promise.race([server.stop(false), Bun.sleep(DRAIN_MS)]);
+  await drain(server);
   place?.[Symbol.dispose]();
   app.close();
   log.flush();
 }
 
 type Server = Bun.Server<undefined>;
+
+// Bun's types know this option for TCP alone.
+function lasting<T extends object>(options: T): T {
+  return { ...options, idleTimeout: UNIX_IDLE_SECONDS };
+}
+
+/** Takes no new connection, and waits for the requests that run, but not for a client that has yet to send one. */
+async function drain(server: Server): Promise<void> {
+  let isDone = false;
+  void server.stop(false).then(() => {
+    isDone = true;
+  });
+  for (const deadline = Date.now() + DRAIN_MS; !isDone && server.pendingRequests > 0 && Date.now() < deadline; )
+    await Bun.sleep(10);
+  await server.stop(true);
+}
 
 /** Answers requests: access, route, input, operation, and what became of it in the log and the metrics. */
 class App {

@@ -171,7 +171,7 @@ describe("problems", () => {
     v.assert(v.strictObject(ProblemSchema.entries), problem);
     expect(problem).toMatchObject({ type: "about:blank", status, code });
     expect(problem.detail).toMatch(detail);
-    expect(problem.request_id).toBe(answer.headers.get("x-request-id"));
+    expect(answer.headers.get("x-request-id")).toBe(problem.request_id);
     expect(answer.headers.get("etag")).toBeNull();
     expect(answer.headers.has("retry-after")).toBe(status === 503);
   }

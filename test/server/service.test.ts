@@ -1,0 +1,457 @@
+import { Database } from "bun:sqlite";
+import { describe, expect, test } from "bun:test";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { EXECUTABLE } from "../../build.ts";
+import { Catalogue, digest } from "../cli/catalogue.ts";
+import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
+import { at, metadataOf, Store } from "../store.ts";
+import { hasTool } from "../tools.ts";
+import { Server } from "./server.ts";
+
+const IMAGES = { web: { references: ["ghcr.io/acme/web:1"], layers: ["base", "web"] } };
+const modeOf = (path: string) => (statSync(path).mode & 0o7777).toString(8);
+
+describe("the socket", () => {
+  test("is at run/larder.sock of the home, mode 0660, and gone after SIGTERM", async () => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path);
+    expect(modeOf(join(folder.path, "run/larder.sock"))).toBe("660");
+    expect((await server.get("/healthz")).status).toBe(200);
+    expect(await server.stop()).toBe(0);
+    expect(existsSync(server.socket)).toBe(false);
+  });
+
+  test.each([
+    ["0600", "600"],
+    ["666", "666"],
+    ["0640", "640"],
+  ])("has the mode of --socket-mode %s", async (given, mode) => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path, { args: ["--socket-mode", given] });
+    expect(modeOf(server.socket)).toBe(mode);
+  });
+
+  test.each(["rw", "0999", "7777", "66", "+660"])("refuses --socket-mode %s", async (mode) => {
+    using folder = new TemporaryFolder();
+    const { code, stderr } = await larder(folder.path, "--serve", `--socket-mode=${mode}`);
+    expect([code, stderr.split("\n")[0]]).toEqual([
+      2,
+      `larder: --socket-mode is ${JSON.stringify(mode)}, and must be octal, such as 0660`,
+    ]);
+  });
+
+  test("is its owner's alone from its first moment on, whatever the umask, and then appears whole", async () => {
+    if (!hasTool("strace")) return;
+    using folder = new TemporaryFolder();
+    const trace = join(folder.path, "trace");
+    const calls = "umask,bind,chmod,fchmodat,rename,renameat,renameat2,listen";
+    await using server = await Server.start(folder.path, {
+      under: ["sh", "-c", 'umask 0; exec "$@"', "sh", "strace", "-D", "-f", "-qq", "-e", `trace=${calls}`, "-o", trace],
+    });
+    const lines = (await Bun.file(trace).text()).split("\n");
+    const find = (what: RegExp) => lines.findIndex((line) => what.test(line));
+    const bound = find(/bind\(.*\.larder\.sock\.new/);
+    const masks = lines.slice(0, bound).filter((line) => line.includes("umask("));
+    expect(masks.at(-1)).toContain("umask(0177)");
+    expect(find(/chmod.*\.larder\.sock\.new.*0660/)).toBeGreaterThan(bound);
+    expect(find(/rename.*\.larder\.sock\.new.*larder\.sock"/)).toBeGreaterThan(find(/chmod.*0660/));
+    expect(lines.filter((line) => /bind\(.*run\/larder\.sock"/.test(line))).toEqual([]);
+    expect(modeOf(server.socket)).toBe("660");
+  });
+
+  test("of a dead server is replaced", async () => {
+    using folder = new TemporaryFolder();
+    {
+      await using killed = await Server.start(folder.path);
+      await killed.stop("SIGKILL");
+      expect(existsSync(killed.socket)).toBe(true);
+    }
+    await using server = await Server.start(folder.path);
+    expect((await server.get("/healthz")).status).toBe(200);
+  });
+
+  test("of a live larder is refused, and that one serves on", async () => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path);
+    const { code, stderr } = await larder(folder.path, "--serve");
+    expect([code, stderr]).toEqual([
+      1,
+      `larder: cannot listen on "${server.socket}": another larder is serving there\n`,
+    ]);
+    expect((await server.get("/healthz")).status).toBe(200);
+  });
+
+  test("of another program that answers is refused, and a dead one of it replaced", async () => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "s.sock");
+    const other = createServer((socket) => socket.end());
+    await new Promise<void>((resolve) => other.listen(path, resolve));
+    const { code, stderr } = await larder(folder.path, "--serve", `unix:${path}`);
+    expect([code, stderr]).toEqual([1, `larder: cannot listen on "${path}": another program is serving there\n`]);
+    expect(existsSync(path)).toBe(true);
+    await new Promise((resolve) => other.close(resolve));
+  });
+
+  test("takes the place of no file", async () => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "precious");
+    writeFileSync(path, "data");
+    const { code, stderr } = await larder(folder.path, "--serve", `unix:${path}`);
+    expect([code, stderr]).toEqual([1, `larder: cannot listen on "${path}": it exists, and is not a socket\n`]);
+    expect(await Bun.file(path).text()).toBe("data");
+  });
+
+  test.each([
+    ["unix:relative", "the socket's path must be absolute"],
+    [`unix:/${"x".repeat(120)}`, "the socket's path is too long"],
+    ["nonsense", "is not an address"],
+    ["127.0.0.1", "is not an address"],
+    ["127.0.0.1:70000", "is not an address"],
+    ["0.0.0.0:0", "is not a loopback address"],
+    ["[::]:0", "is not a loopback address"],
+    ["10.0.0.1:80", "is not a loopback address"],
+    ["127.0.0.1.evil.example:80", "is not a loopback address"],
+    ["[::ffff:127.0.0.1]:80", "is not a loopback address"],
+    ["127.0.0.1:0", "a TCP address needs --token-file"],
+    ["localhost:0", "a TCP address needs --token-file"],
+    ["[::1]:0", "a TCP address needs --token-file"],
+  ])("%s: %s", async (address, message) => {
+    using folder = new TemporaryFolder();
+    const { code, stderr } = await larder(folder.path, "--serve", address);
+    expect(code).toBe(2);
+    expect(stderr).toContain(message);
+  });
+});
+
+describe("a TCP address", () => {
+  const TOKEN = "0123456789abcdef0123456789abcdef";
+
+  function tokenFile(folder: TemporaryFolder, text: string, mode = 0o600): string {
+    const path = join(folder.path, "token");
+    writeFileSync(path, text);
+    chmodSync(path, mode);
+    return path;
+  }
+
+  test.each([
+    ["others may read", `${TOKEN}\n`, 0o604, "can be read by others"],
+    ["its group may read", `${TOKEN}\n`, 0o640, "can be read by others"],
+    ["its group may write", `${TOKEN}\n`, 0o620, "can be read by others"],
+    ["is too short", `${TOKEN.slice(1)}\n`, 0o600, "is shorter than 32 characters"],
+    ["is mostly blank", `${" ".repeat(40)}x\n`, 0o600, "is shorter than 32 characters"],
+    ["is empty", "", 0o600, "is shorter than 32 characters"],
+  ])("is not served with a token file that %s", async (_, text, mode, message) => {
+    using folder = new TemporaryFolder();
+    const path = tokenFile(folder, text, mode);
+    const { code, stderr } = await larder(folder.path, "--serve", "127.0.0.1:0", "--token-file", path);
+    expect([code, stderr.includes(message), stderr.includes(TOKEN.slice(2))]).toEqual([1, true, false]);
+  });
+
+  test("is not served without the token file that is named", async () => {
+    using folder = new TemporaryFolder();
+    const { code, stderr } = await larder(folder.path, "--serve", "127.0.0.1:0", "--token-file", "/nowhere/token");
+    expect([code, stderr]).toEqual([1, 'larder: cannot open "/nowhere/token": no such file or directory\n']);
+  });
+
+  test.each([
+    ["127.0.0.1:0", []],
+    ["[::1]:0", []],
+    ["0.0.0.0:0", ["--listen-anywhere"]],
+  ])("%s answers to its token, and to no other Host than its own", async (address, more) => {
+    using folder = new TemporaryFolder();
+    const token = tokenFile(folder, `  ${TOKEN}\n`);
+    const args = ["--token-file", token, "--allow-host", "Larder.Example", ...more];
+    await using server = await Server.start(folder.path, { address, args });
+    const ask = async (headers: Record<string, string>) =>
+      (await fetch(`${server.origin.replace("0.0.0.0", "127.0.0.1")}/v1/images`, { headers })).status;
+    const authorization = `Bearer ${TOKEN}`;
+    expect(await ask({ authorization })).toBe(200);
+    expect(await ask({ authorization: `bearer ${TOKEN}` })).toBe(200);
+    expect(await ask({})).toBe(401);
+    for (const host of ["localhost:1", "127.0.0.1", "[::1]:99", "LARDER.example:80"])
+      expect([host, await ask({ authorization, host })]).toEqual([host, 200]);
+    for (const host of [
+      "evil.example",
+      "127.0.0.1.evil.example",
+      "localhost.evil.example",
+      "1.2.3.4",
+      "127.0.0.1@evil",
+    ])
+      expect([host, await ask({ authorization, host })]).toEqual([host, 403]);
+    expect(await ask({ authorization, host: "localhost:5", origin: "http://localhost:5" })).toBe(200);
+    expect(await ask({ authorization, host: "localhost:5", origin: "https://localhost:5" })).toBe(403);
+    expect(server.logs).not.toContain(TOKEN);
+  });
+
+  test("in use is refused", async () => {
+    using folder = new TemporaryFolder();
+    const token = tokenFile(folder, TOKEN);
+    await using server = await Server.start(folder.path, { address: "127.0.0.1:0", args: ["--token-file", token] });
+    const address = server.origin.slice("http://".length);
+    const { code, stderr } = await larder(folder.path, "--serve", address, "--token-file", token);
+    expect([code, stderr]).toEqual([1, expect.stringContaining("in use")]);
+  });
+});
+
+describe("signals", () => {
+  test.each(["SIGTERM", "SIGINT"] as const)(
+    "%s ends a server that has idle and half-sent connections",
+    async (signal) => {
+      using folder = new TemporaryFolder();
+      await using server = await Server.start(folder.path);
+      const idle = server.raw("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", () => false);
+      await server.logged("target=/healthz");
+      expect(await server.stop(signal)).toBe(0);
+      expect(await idle).toContain("200 OK");
+      expect(server.logs).toContain(`stopping signal=${signal}`);
+      expect(existsSync(server.socket)).toBe(false);
+    },
+  );
+
+  test("SIGTERM lets a running request end, and tells long work to stop", async () => {
+    using store = await Store.make(IMAGES);
+    for (let i = 0; i < 2000; i++) store.write(`layers/stray-${i}`, "x");
+    await using server = await Server.start(store.path, { args: ["--allow-writes"] });
+    const answer = server.post("/v1/gc", {});
+    const half = server.raw("POST /v1/gc HTTP/1.1\r\nHost", () => false);
+    while (store.files().length > 1990) await Bun.sleep(1);
+    expect(await server.stop()).toBe(0);
+    const { status, text } = await answer;
+    expect([200, 503]).toContain(status);
+    expect(JSON.parse(text)).toBeObject();
+    await half;
+    expect(store.unsound()).toEqual([]);
+    // What was cut short is done by the next one.
+    expect((await larder(store.path, "gc")).code).toBe(0);
+    expect(store.files()).toEqual(store.filesOf("web"));
+  });
+
+  test("SIGHUP does nothing", async () => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path);
+    for (let i = 0; i < 5; i++) server.child.kill("SIGHUP");
+    expect((await server.get("/healthz")).status).toBe(200);
+    expect(await server.stop()).toBe(0);
+  });
+});
+
+describe("sd_notify", () => {
+  test.each([
+    ["a path", (folder: string) => join(folder, "notify")],
+    ["an abstract name", (folder: string) => `@larder-test${folder}`],
+  ])("tells %s when the server is ready, and when it stops", async (_, nameOf) => {
+    using folder = new TemporaryFolder();
+    const name = nameOf(folder.path);
+    const listener = Bun.spawn(["python3", "-uc", LISTENER, name], { stdout: "pipe" });
+    const lines = listener.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    expect((await lines.read()).value).toBe("bound\n");
+    await using server = await Server.start(folder.path, { env: { NOTIFY_SOCKET: name } });
+    expect((await lines.read()).value).toBe("READY=1\n");
+    expect((await server.get("/healthz")).status).toBe(200);
+    expect(await server.stop()).toBe(0);
+    expect((await lines.read()).value).toBe("STOPPING=1\n");
+    await listener.exited;
+  });
+});
+
+const LISTENER = `
+import socket, sys
+name = sys.argv[1]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind("\\0" + name[1:] if name.startswith("@") else name)
+sys.stdout.write("bound\\n")
+for _ in range(2): sys.stdout.write(s.recv(100).decode() + "\\n")
+`;
+
+describe("the request log", () => {
+  test("is JSON lines where that is asked for, each one whole whatever the client sent", async () => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path, { args: ["--log-format", "json"] });
+    await server.get("/v1/image?reference=%22%0A%1b[31m");
+    await server.raw(Buffer.from('GET /\xff\xfe" HTTP/1.1\r\nHost: x\r\n\r\n', "latin1"));
+    expect(await server.stop()).toBe(0);
+    const lines = server.logs
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(lines.map(({ event }) => event)).toEqual(["listening", "request", "request", "stopping"]);
+    expect(lines[1]).toMatchObject({ method: "GET", status: 404, id: expect.any(String), ms: expect.any(Number) });
+    expect(lines[0].database).toBe(join(folder.path, "db/msb.db"));
+  });
+
+  test("is text that no client can break out of", async () => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path);
+    await server.raw(Buffer.from('GET /a"b=c\x80\xff?status=200 HTTP/1.1\r\nHost: x\r\n\r\n', "latin1"));
+    expect(await server.stop()).toBe(0);
+    expect(server.logs).toMatch(/^[\x20-\x7e\n]*$/);
+    expect(server.logs.split("\n")).toHaveLength(4);
+    expect(server.logs).toMatch(/ request id=\S+ method=GET target="[^ ]*" status=404 ms=/);
+  });
+});
+
+describe("a catalogue that changes under the server", () => {
+  const one = (home: string, reference: string) => {
+    using catalogue = Catalogue.create(home);
+    catalogue.image({ reference, manifest: digest(1) });
+  };
+  const names = async (server: Server) =>
+    (await server.get("/v1/images")).json().map(({ reference }: { reference: string }) => reference);
+
+  test("is read anew where another takes its place, vanishes, or comes back", async () => {
+    using folder = new TemporaryFolder();
+    using other = new TemporaryFolder();
+    one(folder.path, "old:1");
+    one(other.path, "new:1");
+    await using server = await Server.start(folder.path);
+    expect(await names(server)).toEqual(["old:1"]);
+    const etag = (await server.get("/v1/images")).headers.get("etag")!;
+    renameSync(join(other.path, "db/msb.db"), join(folder.path, "db/msb.db"));
+    expect(await names(server)).toEqual(["new:1"]);
+    expect((await server.get("/v1/images", { "if-none-match": etag })).status).toBe(200);
+    rmSync(join(folder.path, "db"), { recursive: true });
+    expect(await names(server)).toEqual([]);
+    expect((await server.get("/readyz")).json().status).toBe("ready, without a catalogue");
+    one(folder.path, "third:1");
+    expect(await names(server)).toEqual(["third:1"]);
+    expect((await server.get("/readyz")).json().status).toBe("ready");
+  });
+
+  test("keeps the write-ahead log of the one that took its place, in which everything may be", async () => {
+    using store = await Store.make(IMAGES);
+    await using server = await Server.start(store.path, { args: ["--allow-writes"] });
+    const put = (name: string) =>
+      server.ask("PUT", `/v1/image?reference=${name}`, { body: JSON.stringify(metadataOf(name, ["base"])) });
+    // Both connections are warm now: the one that reads and the one that persists.
+    expect((await put("first")).status).toBe(200);
+    expect(await names(server)).toContain("first");
+    // The new catalogue as msb leaves one: an open writer, and every row still in the log.
+    using other = new TemporaryFolder();
+    one(other.path, "restored:1");
+    for (const file of ["msb.db-wal", "msb.db-shm", "msb.db"]) rmSync(join(store.path, "db", file), { force: true });
+    renameSync(join(other.path, "db/msb.db"), join(store.path, "db/msb.db"));
+    using writer = new Database(join(store.path, "db/msb.db"), { readwrite: true });
+    writer.run("PRAGMA wal_autocheckpoint = 0");
+    writer.run("UPDATE image_ref SET reference = 'in-the-log:1'");
+    const { ino } = statSync(join(store.path, "db/msb.db-wal"));
+    expect(await names(server)).toEqual(["in-the-log:1"]);
+    expect((await put("second")).status).toBe(200);
+    expect(statSync(join(store.path, "db/msb.db-wal")).ino).toBe(ino);
+    expect((await names(server)).sort()).toEqual(["in-the-log:1", "second"]);
+    expect(writer.query("SELECT count(*) AS n FROM image_ref").get()).toEqual({ n: 2 });
+    expect(store.unsound()).toEqual([]);
+  });
+
+  test.each<[string, (path: string) => void]>([
+    ["is overwritten by junk", (path) => writeFileSync(path, "junk".repeat(5000))],
+    [
+      "is a folder",
+      (path) => {
+        rmSync(path);
+        mkdirSync(path);
+      },
+    ],
+    [
+      "lacks a table",
+      (path) => {
+        using db = new Database(path);
+        db.run("PRAGMA foreign_keys = OFF");
+        db.run("DROP TABLE image_ref");
+      },
+    ],
+  ])("that %s makes a problem, no crash, and is served again when it is whole", async (_, spoil) => {
+    using folder = new TemporaryFolder();
+    one(folder.path, "old:1");
+    const path = join(folder.path, "db/msb.db");
+    const copy = join(folder.path, "copy");
+    copyFileSync(path, copy);
+    await using server = await Server.start(folder.path);
+    expect(await names(server)).toEqual(["old:1"]);
+    spoil(path);
+    for (const target of ["/v1/images", "/v1/image?reference=old:1", "/v1/df"]) {
+      const answer = await server.get(target);
+      expect([500, 503]).toContain(answer.status);
+      expect(answer.headers.get("content-type")).toBe("application/problem+json");
+    }
+    expect((await server.get("/readyz")).status).toBe(503);
+    expect((await server.get("/healthz")).status).toBe(200);
+    expect((await server.get("/metrics")).text).toContain("larder_http_requests_total");
+    rmSync(path, { recursive: true });
+    for (const end of ["-wal", "-shm"]) rmSync(path + end, { force: true });
+    copyFileSync(copy, path);
+    expect(await names(server)).toEqual(["old:1"]);
+    expect((await server.get("/readyz")).status).toBe(200);
+  });
+
+  test("that is locked is busy for writes, and is read all the same", async () => {
+    using store = await Store.make(IMAGES);
+    await using server = await Server.start(store.path, { args: ["--allow-writes"] });
+    using writer = new Database(store.database, { readwrite: true });
+    writer.run("BEGIN IMMEDIATE");
+    const answer = await server.ask("PUT", "/v1/image?reference=ghcr.io/acme/web:1");
+    expect([answer.status, answer.json().code, answer.headers.get("retry-after")]).toEqual([503, "busy", "1"]);
+    expect((await server.get("/v1/images")).status).toBe(200);
+    writer.run("ROLLBACK");
+    expect((await server.ask("PUT", "/v1/image?reference=ghcr.io/acme/web:1")).status).toBe(200);
+  }, 20_000);
+
+  test("that nobody else may even read is busy, and soon said to be", async () => {
+    using folder = new TemporaryFolder();
+    one(folder.path, "old:1");
+    await using server = await Server.start(folder.path);
+    using owner = new Database(join(folder.path, "db/msb.db"), { readwrite: true });
+    owner.run("PRAGMA locking_mode = EXCLUSIVE");
+    owner.run("PRAGMA journal_mode = DELETE");
+    owner.run("BEGIN EXCLUSIVE");
+    const answer = await server.get("/v1/images");
+    expect([answer.status, answer.json().code]).toEqual([503, "busy"]);
+    owner.run("ROLLBACK");
+    owner.close();
+    expect(await names(server)).toEqual(["old:1"]);
+  }, 20_000);
+});
+
+describe("work that takes longer than a client may be silent", () => {
+  test("is answered in the end", async () => {
+    if (!hasTool("strace")) return;
+    using store = await Store.make(IMAGES);
+    store.write("layers/stray", "x");
+    // The deletion of the stray takes 13 seconds.
+    await using server = await Server.start(store.path, {
+      args: ["--allow-writes"],
+      under: ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", join(store.cache, "layers/stray")].concat([
+        ...["-e", "inject=unlink,unlinkat:delay_enter=13000000"],
+      ]),
+    });
+    const answer = await server.post("/v1/gc", {});
+    expect([answer.status, answer.json().files.length]).toEqual([200, 1]);
+  }, 60_000);
+});
+
+describe("larder --serve", () => {
+  test("makes nothing but its socket's folder in a home that is not there", async () => {
+    using folder = new TemporaryFolder();
+    const home = join(folder.path, "home");
+    await using server = await Server.start(home);
+    expect((await server.get("/v1/images")).text).toBe("[]\n");
+    expect(await server.stop()).toBe(0);
+    expect(existsSync(join(home, "db"))).toBe(false);
+  });
+
+  test("shows its help, and refuses flags that it does not have", async () => {
+    const help = await run(["--serve", "--help"]);
+    expect([help.code, help.stdout.includes("--allow-writes")]).toEqual([0, true]);
+    expect((await run(["--serve", "--bogus"])).code).toBe(2);
+    expect((await run(["--serve", "unix:/a", "unix:/b"])).code).toBe(2);
+    expect(EXECUTABLE).toEndWith("dist/larder");
+  });
+
+  test("answers with the catalogue of the home that it was given", async () => {
+    using store = await Store.make(IMAGES);
+    await using server = await Server.start(store.path);
+    expect((await server.get("/v1/images")).json()).toEqual(await larderJson(store.path, ["list"]));
+    expect(store.has(at.layer("base"))).toBe(true);
+  });
+});
