@@ -4,6 +4,7 @@ const TOOLS: [command: string, packageName: string][] = [
   ["zsh", "zsh"],
   ["fish", "fish"],
   ["mandoc", "mandoc"],
+  ["promtool", "prometheus"],
 ];
 
 /** Installs missing tools where that is possible: as root, on Debian. Tests say for themselves what they then lack. */

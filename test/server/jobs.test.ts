@@ -1,0 +1,35 @@
+import { describe, expect, test } from "bun:test";
+import { fileURLToPath } from "node:url";
+import type { Home } from "../../src/home.ts";
+import { resolveHome } from "../../src/home.ts";
+import { JobRunner } from "../../src/server/jobs.ts";
+import { TemporaryFolder } from "../larder.ts";
+import { Store } from "../store.ts";
+
+const DYING = fileURLToPath(new URL("dying-worker.ts", import.meta.url));
+
+describe("JobRunner", () => {
+  test("gives what the operation gives, and its error with its code", async () => {
+    using store = await Store.make({ web: { references: ["web:1=docker.io/library/web:1"], layers: ["base"] } });
+    const runner = new JobRunner(resolveHome(store.path, {}));
+    const [df, refused] = await Promise.allSettled([
+      runner.run<{ images: unknown[] }>({ kind: "df" }),
+      runner.run({ kind: "persist", reference: "nobody:1", metadata: null }),
+    ]);
+    expect(df.status === "fulfilled" && df.value.images.length).toBe(1);
+    expect(refused.status === "rejected" && refused.reason).toMatchObject({ name: "LarderError", code: "not_found" });
+  });
+
+  test.each(["throw", "exit"])(
+    "fails the jobs of a worker that dies by %s, and starts another for the next",
+    async (how) => {
+      using folder = new TemporaryFolder();
+      const home = { root: folder.path, cache: how } as Home;
+      const runner = new JobRunner(home, DYING);
+      const jobs = await Promise.allSettled([runner.run({ kind: "df" }), runner.run({ kind: "df" })]);
+      expect(jobs.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+      for (const job of jobs) expect(String(job.status === "rejected" && job.reason)).toContain("the worker died");
+      expect(await runner.run<string>({ kind: "df" })).toBe("alive");
+    },
+  );
+});
