@@ -5,6 +5,7 @@ const TOOLS: [command: string, packageName: string][] = [
   ["fish", "fish"],
   ["mandoc", "mandoc"],
   ["promtool", "prometheus"],
+  ["wrk", "wrk"],
 ];
 
 /** Installs missing tools where that is possible: as root, on Debian. Tests say for themselves what they then lack. */
