@@ -99,6 +99,11 @@ class App {
   private readonly nonce = crypto.randomUUID().slice(0, 8);
   private readonly unchanged = new AnswerCache();
   private writes = 0;
+  private lastTag: string | undefined;
+  private hasLooked = false;
+  private readonly lookAgain = () => {
+    this.hasLooked = false;
+  };
   private active = 0;
   private lastId = 0;
 
@@ -185,7 +190,10 @@ class App {
     server.timeout(request, 0);
     const reply = await route.handle(this.services, query, body);
     server.timeout(request, IDLE_SECONDS);
-    if (route.method !== "GET") this.writes++;
+    if (route.method !== "GET") {
+      this.writes++;
+      this.lookAgain();
+    }
     if (reply.text) return respond(200, { "content-type": reply.text.type, "x-request-id": asked.id }, reply.text.body);
     const answer: Answer = { body: toJson(reply.json), tag, link: reply.headers?.link };
     if (tag !== undefined) this.unchanged.set(target, answer);
@@ -212,9 +220,18 @@ class App {
     return response;
   }
 
+  /**
+   * The tag of the catalogue as it is. Requests that were found waiting together, in one turn of the event loop, are
+   * answered by one look: none of them was sent after another's answer.
+   */
   private tag(): string | undefined {
-    const state = this.services.catalogue.state();
-    return state === undefined ? undefined : `"${this.nonce}-${state}-${this.writes}"`;
+    if (!this.hasLooked) {
+      const state = this.services.catalogue.state();
+      this.lastTag = state === undefined ? undefined : `"${this.nonce}-${state}-${this.writes}"`;
+      this.hasLooked = true;
+      setImmediate(this.lookAgain);
+    }
+    return this.lastTag;
   }
 
   private fail(error: unknown, id: string): Response {

@@ -138,6 +138,15 @@ describe("ETag", () => {
     expect(store.has(at.layer("base"))).toBe(true);
   }
 
+  test("changes with each of many commits, and no answer lags behind", async () => {
+    const seen: string[] = [];
+    for (let i = 0; i < 300; i++) {
+      store.sql("UPDATE manifest SET variant = ?", `v${i}`);
+      seen.push((await server.get("/v1/image?reference=db:1")).json().variant);
+    }
+    expect(seen).toEqual(Array.from({ length: 300 }, (_, i) => `v${i}`));
+  });
+
   test("an answer too large to be kept gets 304 and a whole body alike", async () => {
     using store = await Store.make();
     await store.persist(
