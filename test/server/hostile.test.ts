@@ -2,11 +2,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readdirSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { TemporaryFolder } from "../larder.ts";
 import { Store } from "../store.ts";
 import { Server } from "./server.ts";
 
-const TOKEN = "0123456789abcdef0123456789abcdef";
 const WEB = "ghcr.io/acme/web:1";
 const MIB = 1024 * 1024;
 
@@ -132,7 +130,7 @@ describe("a hostile client", () => {
         socket.on("error", () => {});
         socket.on("close", () => resolve());
       });
-    for (let round = 0; round < 10; round++) await many(100, (i) => cut(1 + ((i * 7 + round) % whole.length)));
+    for (let round = 0; round < 10; round++) await many(100, (i) => cut(1 + ((i * 7 + round) % (whole.length - 1))));
     await expectWell(server);
     expect((await server.post("/v1/prune", { unused: true, dry_run: true })).status).toBe(200);
   }, 30_000);
@@ -179,40 +177,6 @@ describe("a hostile client", () => {
     expect(refused.status).toBe(200);
     await expectWell(server);
   }, 30_000);
-
-  test("that is slow with its body is told so, and one slow with its headers is cut off", async () => {
-    using folder = new TemporaryFolder();
-    const token = join(folder.path, "token");
-    writeFileSync(token, TOKEN, { mode: 0o600 });
-    await using tcp = await Server.start(folder.path, { address: "127.0.0.1:0", args: ["--token-file", token] });
-    const port = Number(new URL(tcp.origin).port);
-    /** Sends a beginning and then a character now and then, until the server ends it. */
-    const drip = (start: string) =>
-      new Promise<string>((resolve) => {
-        let text = "";
-        const socket = connect(port, "127.0.0.1", () => socket.write(start));
-        const timer = setInterval(() => socket.write(" "), 500);
-        socket.on("data", (data) => {
-          text += data;
-        });
-        socket.on("error", () => {});
-        socket.on("close", () => {
-          clearInterval(timer);
-          resolve(text);
-        });
-      });
-    const authorized = `Host: localhost\r\nAuthorization: Bearer ${TOKEN}\r\n`;
-    const body = `POST /v1/gc HTTP/1.1\r\n${authorized}Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{`;
-    const [slowBody, slowHeader, blanks] = await Promise.all([
-      drip(body),
-      drip("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "),
-      drip(""),
-    ]);
-    expect(statusOf(slowBody)).toBe(408);
-    expect(slowBody).toContain('"code":"too_slow"');
-    expect([slowHeader, blanks].map(statusOf)).toEqual([0, 400]);
-    expect((await fetch(`${tcp.origin}/healthz`)).status).toBe(200);
-  }, 60_000);
 
   test("cannot make memory grow by asking, however much", async () => {
     const ask = async (requests: number) => {

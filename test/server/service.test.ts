@@ -385,18 +385,6 @@ describe("a catalogue that changes under the server", () => {
     expect((await server.get("/readyz")).status).toBe(200);
   });
 
-  test("that is locked is busy for writes, and is read all the same", async () => {
-    using store = await Store.make(IMAGES);
-    await using server = await Server.start(store.path, { args: ["--allow-writes"] });
-    using writer = new Database(store.database, { readwrite: true });
-    writer.run("BEGIN IMMEDIATE");
-    const answer = await server.ask("PUT", "/v1/image?reference=ghcr.io/acme/web:1");
-    expect([answer.status, answer.json().code, answer.headers.get("retry-after")]).toEqual([503, "busy", "1"]);
-    expect((await server.get("/v1/images")).status).toBe(200);
-    writer.run("ROLLBACK");
-    expect((await server.ask("PUT", "/v1/image?reference=ghcr.io/acme/web:1")).status).toBe(200);
-  }, 20_000);
-
   test("that nobody else may even read is busy, and soon said to be", async () => {
     using folder = new TemporaryFolder();
     one(folder.path, "old:1");
@@ -411,23 +399,6 @@ describe("a catalogue that changes under the server", () => {
     owner.close();
     expect(await names(server)).toEqual(["old:1"]);
   }, 20_000);
-});
-
-describe("work that takes longer than a client may be silent", () => {
-  test("is answered in the end", async () => {
-    if (!hasTool("strace")) return;
-    using store = await Store.make(IMAGES);
-    store.write("layers/stray", "x");
-    // The deletion of the stray takes 13 seconds.
-    await using server = await Server.start(store.path, {
-      args: ["--allow-writes"],
-      under: ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", join(store.cache, "layers/stray")].concat([
-        ...["-e", "inject=unlink,unlinkat:delay_enter=13000000"],
-      ]),
-    });
-    const answer = await server.post("/v1/gc", {});
-    expect([answer.status, answer.json().files.length]).toEqual([200, 1]);
-  }, 60_000);
 });
 
 describe("larder --serve", () => {
