@@ -15,9 +15,12 @@ export interface Larder {
   now: () => number;
 }
 
-/** Opens a home to read; undefined where no catalogue is. Nothing is created or changed. */
-export function openToRead(home: Home): Larder | undefined {
-  return wrap(home, openForReading(home.database));
+/**
+ * Opens a home to read; undefined where no catalogue is. Nothing is created or changed. A locked database is waited
+ * for up to `patienceMs`, now and later.
+ */
+export function openToRead(home: Home, patienceMs?: number): Larder | undefined {
+  return wrap(home, openForReading(home.database, patienceMs));
 }
 
 /** An empty catalogue in memory, in place of one that is not there: what the cache holds can be looked at all the same. */

@@ -59,14 +59,14 @@ const INDEXES = `
 `;
 
 /**
- * Opens the catalogue for reading: writes nothing, waits for no writer. Undefined where there is no database, or one
+ * Opens the catalogue for reading: writes nothing, waits for no writer, and for a lock up to `patienceMs`. Undefined where there is no database, or one
  * without any table. Throws `damaged` for a file that is no catalogue, `failed` where it cannot be opened.
  */
-export function openForReading(path: string): Database | undefined {
+export function openForReading(path: string, patienceMs = BUSY_TIMEOUT_MS): Database | undefined {
   if (!isThere(path)) return undefined;
   return explainSqlite(path, () => {
-    const db = openReadOnly(path);
-    return keepIf(db, () => hasSettledShape(db, path));
+    const db = openReadOnly(path, patienceMs);
+    return keepIf(db, () => hasSettledShape(db, path, patienceMs));
   });
 }
 
@@ -153,17 +153,17 @@ function isThere(path: string): boolean {
 
 const OPTIONS = { strict: true, safeIntegers: true } as const;
 
-function open(path: string, mode: "readonly" | "readwrite"): Database {
+function open(path: string, mode: "readonly" | "readwrite", patienceMs = BUSY_TIMEOUT_MS): Database {
   const db = new Database(path, {
     ...OPTIONS,
     ...(mode === "readonly" ? { readonly: true } : { readwrite: true, create: false }),
   });
-  db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+  db.run(`PRAGMA busy_timeout = ${patienceMs}`);
   return db;
 }
 
-function openReadOnly(path: string): Database {
-  const db = open(path, "readonly");
+function openReadOnly(path: string, patienceMs: number): Database {
+  const db = open(path, "readonly", patienceMs);
   try {
     db.query("SELECT 1 FROM sqlite_master").get();
     return db;
@@ -203,9 +203,9 @@ export function migrationLock(path: string): string {
 
 // msb commits each step of a migration by itself, so a sound catalogue looks like none half-way through: while the
 // lock is held it is waited for, and it is looked at once more after that.
-function hasSettledShape(db: Database, path: string): boolean {
+function hasSettledShape(db: Database, path: string, patienceMs = BUSY_TIMEOUT_MS): boolean {
   let lastLook = false;
-  for (const deadline = Date.now() + BUSY_TIMEOUT_MS; ; ) {
+  for (const deadline = Date.now() + patienceMs; ; ) {
     try {
       return hasShape(db, path);
     } catch (error) {

@@ -6,6 +6,9 @@ import { asCatalogueError } from "../db/write.ts";
 import type { Home } from "../home.ts";
 import { closeLarder, type Larder } from "../larder.ts";
 
+/** How long the thread that answers everybody waits for a locked database. */
+export const PATIENCE_MS = 500;
+
 type Open = (home: Home) => Larder | undefined;
 
 /** An open home that stays warm between requests, and is opened anew when the database is replaced or vanishes. */

@@ -14,7 +14,7 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { dfMetrics } from "../output/df-metrics.ts";
 import { toPrometheus } from "../output/prometheus.ts";
 import { parseDuration } from "../output/units.ts";
-import type { WarmHome } from "./catalogue.ts";
+import { PATIENCE_MS, type WarmHome } from "./catalogue.ts";
 import type { JobRunner } from "./jobs.ts";
 import type { Metrics } from "./metrics.ts";
 import { HttpProblem } from "./problem.ts";
@@ -411,7 +411,7 @@ async function runAlone<T extends GcReport | PruneReport | CheckReport>(
 function ready({ home }: Services): Reply {
   try {
     // Opened anew: a warm connection would not notice that the file was spoilt.
-    const larder = openToRead(home);
+    const larder = openToRead(home, PATIENCE_MS);
     if (larder) closeLarder(larder);
     return { json: { status: larder ? "ready" : "ready, without a catalogue" } };
   } catch {

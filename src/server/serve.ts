@@ -2,11 +2,11 @@ import * as v from "valibot";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { notify } from "../host/notify.ts";
-import { type Larder, openToRead } from "../larder.ts";
+import { openToRead } from "../larder.ts";
 import { toJson } from "../output/json.ts";
 import { Access } from "./access.ts";
 import type { Address } from "./address.ts";
-import { WarmHome } from "./catalogue.ts";
+import { PATIENCE_MS, WarmHome } from "./catalogue.ts";
 import { JobRunner } from "./jobs.ts";
 import { Log } from "./log.ts";
 import { Metrics } from "./metrics.ts";
@@ -36,9 +36,6 @@ const IDLE_SECONDS = 10;
 // Bun cannot lift the time-out of one request over a unix socket, so that long work has to fit into that of all.
 const UNIX_IDLE_SECONDS = 255;
 const DRAIN_MS = 30_000;
-/** What a thread waits for a locked database that everybody else waits for meanwhile. */
-const PATIENCE_MS = 500;
-
 /** Serves until SIGTERM or SIGINT, then drains; throws where it cannot listen. */
 export async function serve(options: ServeOptions): Promise<void> {
   const { address, home } = options;
@@ -115,7 +112,7 @@ class App {
     this.access = new Access(address, token, hosts);
     this.services = {
       home,
-      catalogue: new WarmHome(home, openImpatiently),
+      catalogue: new WarmHome(home, (home) => openToRead(home, PATIENCE_MS)),
       writer: new JobRunner(home),
       reader: new JobRunner(home),
       metrics: new Metrics(),
@@ -272,12 +269,6 @@ function respond(status: number, headers: Record<string, string>, body: string |
 // `W/"…"` is the same for this purpose (RFC 9110, 13.1.2).
 function names(header: string, tag: string): boolean {
   return header === tag || header === "*" || header.split(",").some((one) => one.trim().replace(/^W\//, "") === tag);
-}
-
-function openImpatiently(home: Home): Larder | undefined {
-  const larder = openToRead(home);
-  larder?.db.run(`PRAGMA busy_timeout = ${PATIENCE_MS}`);
-  return larder;
 }
 
 const KEPT_CHARACTERS = 4 * 1024 * 1024;
