@@ -22,11 +22,6 @@ export default defineCommand({
       description: "how to print: a table for people, one JSON document, or metrics for a text file collector",
     },
     verbose: { type: "boolean", alias: "v", description: "show every image with its own and its shared bytes" },
-    format: {
-      type: "enum",
-      options: ["table", "json", "jsonl", "prometheus"],
-      description: "how to print: a table for people, one JSON document or line, or gauges for Prometheus",
-    },
   },
   operands: { least: 0, most: 0 },
   examples: [
