@@ -168,7 +168,7 @@ export const ROUTES: Route[] = [
     summary: "Compare catalogue and disk, and name each problem",
     query: schemas.CheckQuery,
     answer: schemas.CheckSchema,
-    problems: [404, 409],
+    problems: [409],
     handle: (services, { deep, grace }) =>
       examine(services, "check", { deep: deep === "true", mends: false, dryRun: false, grace: graceOf(grace) }),
   },
@@ -179,7 +179,7 @@ export const ROUTES: Route[] = [
     query: schemas.NoQuery,
     body: schemas.RepairBody,
     answer: schemas.CheckSchema,
-    problems: [403, 404, 409, 503],
+    problems: [403, 409, 503],
     handle(services, _query, { deep = false, grace, dry_run = false }) {
       if (!dry_run) requireWrites(services);
       return examine(services, "repair", { deep, mends: true, dryRun: dry_run, grace: graceOf(grace) });

@@ -22,6 +22,7 @@ afterAll(async () => {
 
 /** That the server is as it was: it answers, and holds neither memory nor files of those who left. */
 async function expectWell(server: Server): Promise<void> {
+  expect([server.child.exitCode, server.child.signalCode]).toEqual([null, null]);
   expect((await server.get(`/v1/image?reference=${WEB}`)).json().reference).toBe(WEB);
   expect(await server.memory()).toBeLessThan(400);
   const files = () => readdirSync(`/proc/${server.child.pid}/fd`).length;
