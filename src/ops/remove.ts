@@ -71,8 +71,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     return decided;
   });
   const { targets, skipped } = filesOf(larder.cache, removal);
-  const deleted = await sweep(larder, targets, options);
-  return { ...reportRows(removal), ...reportDeleted(larder, deleted, skipped) };
+  return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
 }
 
 /** A removal with everything that goes with it. */
