@@ -8,6 +8,8 @@ const TOOLS: [command: string, packageName: string][] = [
   ["wrk", "wrk"],
   ["systemd-analyze", "systemd"],
   ["cloud-init", "cloud-init"],
+  ["ansible-playbook", "ansible-core"],
+  ["packer", "packer"],
 ];
 
 /** Installs missing tools where that is possible: as root, on Debian. Tests say for themselves what they then lack. */

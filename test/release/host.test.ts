@@ -15,9 +15,6 @@ async function check(...command: string[]): Promise<{ code: number; text: string
   return { code, text: stdout + stderr };
 }
 
-// These two are large, and what they read is four short files: where they are not installed, nothing is for them.
-const has = (command: string) => Bun.which(command) !== null;
-
 describe("the host's units", () => {
   test.skipIf(!hasTool("systemd-analyze"))("are verified by systemd", async () => {
     using folder = new TemporaryFolder();
@@ -60,12 +57,12 @@ describe("the host's snippets", () => {
     expect({ code, text }).toEqual({ code: 0, text: expect.stringContaining("Valid cloud-config") });
   });
 
-  test.skipIf(!has("ansible-playbook"))("hold a playbook that ansible-playbook reads", async () => {
+  test.skipIf(!hasTool("ansible-playbook"))("hold a playbook that ansible-playbook reads", async () => {
     const command = ["ansible-playbook", "--syntax-check", "-i", "localhost,", "-e", "release=x"];
     expect((await check(...command, join(HOST, "ansible/larder.yml"))).code).toBe(0);
   });
 
-  test.skipIf(!has("packer"))("hold a template that packer reads", async () => {
+  test.skipIf(!hasTool("packer"))("hold a template that packer reads", async () => {
     expect((await check("packer", "validate", "-syntax-only", join(HOST, "packer"))).code).toBe(0);
   });
 
