@@ -1,7 +1,8 @@
 import { manifestNamedBy } from "../../cache/metadata.ts";
 import { orphanLayers } from "../../db/layers.ts";
 import type { Larder } from "../../larder.ts";
-import { findStrays, findUnrecorded } from "../strays.ts";
+import { PinWatch } from "../pins.ts";
+import { findPinnedUnrecorded, findStrays, findUnrecorded } from "../strays.ts";
 import { type Problem, problem } from "./problem.ts";
 
 interface StrayOptions {
@@ -22,7 +23,9 @@ export function* checkStrays(larder: Larder, { grace, keepsBlobs, rebuilt }: Str
   const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path));
   // While the catalogue does not account for its cache only scratch may go (design rule 2a).
   const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path));
-  const unrecorded = isTouched ? findUnrecorded(larder, grace) : undefined;
+  const unrecorded = isTouched
+    ? (findPinnedUnrecorded(larder, new PinWatch(larder).read()) ?? findUnrecorded(larder, grace))
+    : undefined;
   const isAccounted = unrecorded === undefined;
   if (unrecorded !== undefined) yield problem("catalogue-unaccounted", "catalogue", unrecorded);
   for (const target of targets) {

@@ -1,0 +1,113 @@
+import { Database } from "bun:sqlite";
+import { describe, expect, test } from "bun:test";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { EXECUTABLE } from "../../build.ts";
+import { larder, larderJson, TemporaryFolder } from "../larder.ts";
+import { at, digestOf, Store } from "../store.ts";
+
+// What is needed although the catalogue does not say so, because rows of it were lost: nothing of that may go.
+
+const ONE = "docker.io/library/one:1";
+const TWO = "docker.io/library/two:1";
+
+function makePair(): Promise<Store> {
+  return Store.make({
+    one: { references: [ONE], layers: ["base", "shared"] },
+    two: { references: [TWO], layers: ["shared", "own"] },
+  });
+}
+
+/** Changes rows as a program does that leaves foreign keys off. */
+function lose(store: Store, ...statements: string[]): void {
+  using db = new Database(store.database);
+  for (const statement of statements) db.run(statement);
+}
+
+describe("an image that something pins and that is not on record", () => {
+  test.each([
+    ["a sandbox", (store: Store, digest: string) => store.sandbox("web", JSON.stringify({ manifest_digest: digest }))],
+    [
+      "a snapshot on disk",
+      (store: Store, digest: string) => {
+        const folder = join(store.path, "snapshots", "a", "b", "c", "d", "e", "f", "s1");
+        mkdirSync(folder, { recursive: true });
+        // Of two descriptors each counts.
+        writeFileSync(join(folder, "snapshot.json"), JSON.stringify({ image: { manifest_digest: digestOf("two") } }));
+        writeFileSync(join(folder, "manifest.json"), JSON.stringify({ image: { manifest_digest: digest } }));
+      },
+    ],
+  ])("keeps its files while %s needs it, whatever is asked for", async (_, pin) => {
+    using store = await makePair();
+    pin(store, digestOf("one"));
+    store.sql("DELETE FROM image_ref WHERE reference = ?", ONE);
+    store.sql("DELETE FROM manifest WHERE digest = ?", digestOf("one"));
+    rmSync(join(store.cache, at.metadata(ONE)));
+    const files = store.files();
+    for (const args of [
+      ["gc"],
+      ["gc", "--sweep-unrecorded"],
+      ["prune", "--unused", "--sweep-unrecorded"],
+      ["check", "--repair"],
+    ]) {
+      expect([args, (await larder(store.path, ...args)).code]).toEqual([args, 5]);
+    }
+    expect(store.files()).toEqual(files);
+  });
+});
+
+describe("an image that lacks a row of a layer", () => {
+  test.each([
+    ["a junction", "DELETE FROM manifest_layer WHERE position = 0"],
+    ["the layer itself", `DELETE FROM layer WHERE diff_id = '${digestOf("base")}'`],
+  ])("keeps every file when %s is lost", async (_, loss) => {
+    using store = await makePair();
+    lose(store, loss);
+    const files = store.files();
+    for (const args of [["gc"], ["prune", "--unused", "--min-age", "0s"]]) {
+      const { code, stderr } = await larder(store.path, ...args);
+      expect(code).toBe(5);
+      expect(stderr).toContain("lacks a layer of");
+    }
+    expect(store.files()).toEqual(files);
+  });
+
+  test("keeps a shared layer that rm of the other image would take, and can be removed itself", async () => {
+    using store = await makePair();
+    // As if the shared layer had been lost, and brought back by the second image alone.
+    lose(
+      store,
+      `UPDATE manifest_layer SET layer_id = 9999 WHERE position = 1
+       AND manifest_id = (SELECT id FROM manifest WHERE digest = '${digestOf("one")}')`,
+    );
+    expect((await larder(store.path, "rm", TWO)).code).toBe(5);
+    expect(store.has(at.layer("shared"))).toBe(true);
+    expect((await larder(store.path, "rm", ONE)).code).toBe(0);
+    expect((await larder(store.path, "rm", TWO)).code).toBe(0);
+  });
+});
+
+test("persist does not take away a write-ahead log that has lost its database", async () => {
+  using folder = new TemporaryFolder();
+  mkdirSync(join(folder.path, "db"));
+  const wal = join(folder.path, "db", "msb.db-wal");
+  writeFileSync(wal, "x".repeat(8192));
+  const metadata = join(folder.path, "image.json");
+  const { layers: _, ...rest } = { layers: [], manifest_digest: digestOf("m"), config_digest: digestOf("c") };
+  const config = { env: [], exposed_ports: [], volumes: [], labels: {} };
+  writeFileSync(metadata, JSON.stringify({ ...rest, config, layers: [] }));
+  const { code, stderr } = await larder(folder.path, "persist", "--metadata", metadata, "one:1");
+  expect(code).toBe(5);
+  expect(stderr).toContain(wal);
+  expect(readFileSync(wal, "utf8")).toBe("x".repeat(8192));
+});
+
+test("a reader that has gone away does not hide how a command ended", async () => {
+  using store = await makePair();
+  rmSync(join(store.cache, at.vmdk("one")));
+  expect((await larderJson(store.path, ["check"], 5)).damage).toBeGreaterThan(0);
+  const { exitCode } = await Bun.$`bash -c 'set -o pipefail; ${EXECUTABLE} check --home ${store.path} | true'`
+    .quiet()
+    .nothrow();
+  expect(exitCode).toBe(5);
+});
