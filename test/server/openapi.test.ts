@@ -362,12 +362,16 @@ describe("problems", () => {
     ];
     const init = (body: string | undefined) =>
       body === undefined ? {} : { body, headers: { "content-type": "application/json" } };
-    const answers = await Promise.all(
-      targets.map(([method, target, body]) => endpoint.ask(method, target, init(body))),
-    );
-    expect(answers.map(({ status }) => status).sort()).toEqual([200, 409, 409, 409, 409]);
-    for (const answer of answers.filter(({ status }) => status === 409))
-      expectProblem(answer, 409, "running", /^a (gc|prune|check|repair) is running/);
+    const ask = ([method, target, body]: (typeof targets)[number]) => endpoint.ask(method, target, init(body));
+    // A stray to delete and the scratch of a load: the gc waits for that to end, a second at most.
+    endpoint.store.write("layers/stray");
+    endpoint.store.write("tmp/load-1-1-1.blob", "scratch", 0);
+    const first = ask(targets[0]!);
+    await Bun.sleep(300);
+    const answers = await Promise.all(targets.map(ask));
+    for (const answer of answers) expectProblem(answer, 409, "running", /^a gc is running/);
+    expect((await first).status).toBe(200);
+    endpoint.store.age("tmp/load-1-1-1.blob", 3_600_000);
     for (const [method, target, body] of targets)
       expect((await endpoint.ask(method, target, init(body))).status).toBe(200);
   });
