@@ -10,9 +10,6 @@ export interface Home {
   snapshots: string;
 }
 
-/** The two names that destructive commands act under. */
-export type Target = Pick<Home, "database" | "cache">;
-
 type Environment = Record<string, string | undefined>;
 
 interface Config {

@@ -154,9 +154,10 @@ function deleteBatch(targets: Target[], first: number, work: RunningWork, guard:
  * What runs at one moment, and which files it forbids to delete. Looking opens every lock of pulls and stitches, 0.2 s
  * at 10,000 images: too long to keep writers out, and too long to do for each batch. So it is done before the
  * transaction, and holds for as long as it took: that a pull which begins meanwhile goes unseen, a look of that length
- * has in it anyway, and what the pull puts on record or into a metadata file `wanted` sees all the same. A pull writes a metadata file under that file's own
- * lock, so only a load, which takes none, stands in the way of one, and only of a young one. The others would make
- * the next gc take the catalogue for lost if they stayed behind without their rows.
+ * has in it anyway, and what the pull puts on record or into a metadata file `wanted` sees all the same. A pull
+ * writes a metadata file under that file's own lock, so only a load, which takes none, stands in the way of one, and
+ * only of a young one. The others would make the next gc take the catalogue for lost if they stayed behind without
+ * their rows.
  */
 class RunningWork {
   private readonly any: string | undefined;

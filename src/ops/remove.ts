@@ -81,8 +81,8 @@ interface Removal extends Doomed {
 }
 
 function decideRemoval(larder: Larder, options: RemoveOptions, pins: PinWatch): Removal {
-  const { references } = options;
-  const plan = planRemoval(findAsked(larder, references), countNames(larder, references), pins.read(), options);
+  const asked = findAsked(larder, options.references);
+  const plan = planRemoval(asked, countNames(larder, asked), pins.read(), options);
   const layers = layersOnlyOf(larder.db, ids(plan.collect)).map(({ diffId }) => diffId);
   return {
     plan,
@@ -176,10 +176,8 @@ function findAsked(larder: Larder, references: string[]): Asked[] {
   return [...new Set(references)].map((text) => ({ text, rows: findImages(larder.db, text) }));
 }
 
-function countNames(larder: Larder, references: string[]): Map<number, Set<number>> {
-  const manifests = references.flatMap((text) =>
-    findImages(larder.db, text).flatMap(({ manifestId }) => manifestId ?? []),
-  );
+function countNames(larder: Larder, asked: Asked[]): Map<number, Set<number>> {
+  const manifests = asked.flatMap(({ rows }) => rows.flatMap(({ manifestId }) => manifestId ?? []));
   const names = new Map<number, Set<number>>();
   for (const { id, manifestId } of referencesOf(larder.db, manifests)) {
     const ids = names.get(manifestId) ?? new Set();

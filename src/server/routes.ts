@@ -38,7 +38,6 @@ export interface Services {
 
 /** An answer before it is written: JSON, or text with its own type. */
 export interface Reply {
-  status?: number;
   json?: unknown;
   text?: { type: string; body: string };
   headers?: Record<string, string>;
