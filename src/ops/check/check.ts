@@ -31,7 +31,7 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
   const artifacts = await gather(checkArtifacts(larder, pins, deep, progress), options);
   // Which blob such a ref means cannot be told: it may be any.
   const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable");
-  const strays = checkStrays(larder, { grace, keepsBlobs, rebuilt: filesRebuilt(larder, images) });
+  const strays = checkStrays(larder, pins, { grace, keepsBlobs, rebuilt: filesRebuilt(larder, images) });
   const problems = new Map<string, Problem>();
   for (const each of [
     ...database,

@@ -1,7 +1,7 @@
 import { manifestNamedBy } from "../../cache/metadata.ts";
 import { orphanLayers } from "../../db/layers.ts";
+import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
-import { PinWatch } from "../pins.ts";
 import { findPinnedUnrecorded, findStrays, findUnrecorded } from "../strays.ts";
 import { type Problem, problem } from "./problem.ts";
 
@@ -17,15 +17,17 @@ interface StrayOptions {
 /**
  * Names what no row accounts for; a metadata file that can be read is kept, since its name cannot be turned back.
  */
-export function* checkStrays(larder: Larder, { grace, keepsBlobs, rebuilt }: StrayOptions): Generator<Problem> {
+export function* checkStrays(
+  larder: Larder,
+  pins: Pins,
+  { grace, keepsBlobs, rebuilt }: StrayOptions,
+): Generator<Problem> {
   const strays = findStrays(larder, grace);
   const targets = strays.targets.filter(({ path }) => !rebuilt.has(path));
   const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path));
   // While the catalogue does not account for its cache only scratch may go (design rule 2a).
   const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path));
-  const unrecorded = isTouched
-    ? (findPinnedUnrecorded(larder, new PinWatch(larder).read()) ?? findUnrecorded(larder, grace))
-    : undefined;
+  const unrecorded = isTouched ? (findPinnedUnrecorded(larder, pins) ?? findUnrecorded(larder, grace)) : undefined;
   const isAccounted = unrecorded === undefined;
   if (unrecorded !== undefined) yield problem("catalogue-unaccounted", "catalogue", unrecorded);
   for (const target of targets) {
