@@ -1,6 +1,7 @@
 import { explainSqlite } from "../db/write.ts";
 import { openToRead, withLarder } from "../larder.ts";
-import { type Detail, inspect, notFound } from "../ops/images.ts";
+import { notFound } from "../ops/images.ts";
+import { type Detail, inspect } from "../ops/inspect.ts";
 import { renderFields, renderTable } from "../output/table.ts";
 import { formatSize } from "../output/units.ts";
 import { defineCommand, firstFailure, tryEach } from "./command.ts";

@@ -19,7 +19,7 @@ export interface ImageRow {
   os: string | null;
   variant: string | null;
   layerCount: number | null;
-  sizeBytes: bigint | null;
+  sizeBytes: number | bigint | null;
   createdAt: Timestamp | null;
   updatedAt: Timestamp | null;
   /** What could not be read, a phrase each. */
@@ -42,15 +42,22 @@ const COLUMNS = `
 
 /** Every reference, newest first, undated last, as msb orders them (interop §6). */
 export function listImages(db: Database): ImageRow[] {
-  return db
+  const rows = db
     .query<Row, []>(
       `SELECT${COLUMNS}
        FROM image_ref AS r
        LEFT JOIN manifest AS m ON m.id = r.manifest_id
-       ORDER BY r.created_at DESC, r.id`,
+       ORDER BY r.id`,
     )
-    .all()
-    .map(parseImage);
+    .all();
+  // Sorted here: most rows lie in the order of their time already, and SQLite's sorter would copy each row whole.
+  return rows.sort(newestFirst).map(parseImage);
+}
+
+// As text, which is how msb sorts. Sorting is stable, so that rows of one time stay in the order of their ids.
+function newestFirst(a: Row, b: Row): number {
+  const [mine, theirs] = [String(a.created_at ?? ""), String(b.created_at ?? "")];
+  return mine === theirs ? 0 : mine < theirs ? 1 : -1;
 }
 
 /** The first `most` of them; only these are joined with their manifests. */

@@ -16,8 +16,8 @@ export interface LayerRow {
   diffId: string | null;
   blobDigest: string | null;
   mediaType: string | null;
-  compressedSizeBytes: bigint | null;
-  erofsSizeBytes: bigint | null;
+  compressedSizeBytes: number | bigint | null;
+  erofsSizeBytes: number | bigint | null;
   createdAt: Timestamp | null;
   lastUsedAt: Timestamp | null;
   position: number | null;

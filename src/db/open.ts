@@ -1,4 +1,4 @@
-import { Database } from "bun:sqlite";
+import { Database, SQLiteError } from "bun:sqlite";
 import { closeSync, constants, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
@@ -222,25 +222,34 @@ function hasSettledShape(db: Database, path: string, patienceMs = BUSY_TIMEOUT_M
 
 /** Whether the database has every table and column; false if it has no table at all; throws `damaged` in between. */
 function hasShape(db: Database, path: string): boolean {
-  const rows = db
-    .query<{ table: string; column: string }, []>(
-      `SELECT m.name AS "table", c.name AS "column"
+  if (Object.entries(SHAPE).every(([table, columns]) => canSelect(db, table, columns))) return true;
+  const present = db
+    .query<{ name: string }, []>(
+      `SELECT m.name || '.' || c.name AS name
        FROM sqlite_master AS m, pragma_table_info(m.name) AS c
        WHERE m.type = 'table'`,
     )
-    .all();
-  if (rows.length === 0) return refuseLost(path);
-  const present = new Set(rows.map(({ table, column }) => `${table}.${column}`));
-  for (const [table, columns] of Object.entries(SHAPE)) {
-    const missing = columns.find((column) => !present.has(`${table}.${column}`));
-    if (missing) {
-      throw new LarderError(
-        "damaged",
-        `the database "${path}" is not a catalogue that larder knows: ${table}.${missing} is missing`,
-      );
-    }
+    .all()
+    .map(({ name }) => name);
+  if (present.length === 0) return refuseLost(path);
+  const wanted = Object.entries(SHAPE).flatMap(([table, columns]) => columns.map((column) => `${table}.${column}`));
+  const missing = wanted.find((name) => !present.includes(name));
+  if (missing === undefined) return true;
+  throw new LarderError(
+    "damaged",
+    `the database "${path}" is not a catalogue that larder knows: ${missing} is missing`,
+  );
+}
+
+// Only compiled, never run: a tenth of the time that listing every table's columns takes, and nearly always enough.
+function canSelect(db: Database, table: string, columns: string[]): boolean {
+  try {
+    db.prepare(`SELECT ${columns.join(", ")} FROM ${table}`).finalize();
+    return true;
+  } catch (error) {
+    if (error instanceof SQLiteError && error.code === "SQLITE_ERROR") return false;
+    throw error;
   }
-  return true;
 }
 
 // msb leaves everything in the WAL (interop §1). One that holds something, and gives not one table, has lost it all.

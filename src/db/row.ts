@@ -14,11 +14,13 @@ export class RowReader {
     return this.damaged(column, "is not text");
   }
 
-  integer(column: string): bigint | null {
+  /** An integer as a number, or as a BigInt where a number would round it. */
+  integer(column: string): number | bigint | null {
     const value = this.row[column];
     if (value === null || value === undefined) return null;
-    if (typeof value === "bigint") return value;
-    return this.damaged(column, "is not an integer");
+    if (typeof value !== "bigint") return this.damaged(column, "is not an integer");
+    const number = Number(value);
+    return Number.isSafeInteger(number) ? number : value;
   }
 
   count(column: string): number | null {

@@ -24,36 +24,18 @@ export function parseTimestamp(text: string): Timestamp | undefined {
 let lastText: string | undefined;
 let lastParsed: Timestamp | undefined;
 
-// The form that msb and larder write, read by its digits: a tenth of the time that the general one takes.
-function parseOwn(text: string): Timestamp | undefined {
-  const isWhole = text.length === 19;
-  if (!isWhole && (text.length !== 29 || text[19] !== ".")) return undefined;
-  if (text[4] !== "-" || text[7] !== "-" || text[10] !== " " || text[13] !== ":" || text[16] !== ":") return undefined;
-  const year = digits(text, 0, 4);
-  const month = digits(text, 5, 2);
-  const day = digits(text, 8, 2);
-  const hour = digits(text, 11, 2);
-  const minute = digits(text, 14, 2);
-  const second = digits(text, 17, 2);
-  const nanos = isWhole ? 0 : digits(text, 20, 9);
-  // What is not plainly sound is left to the general form.
-  if (year < 1000 || month < 1 || month > 12 || day < 1 || day > 28 || nanos < 0) return undefined;
-  if (hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59) return undefined;
-  return {
-    ms: Date.UTC(year, month - 1, day, hour, minute, second) + nanos / 1e6,
-    rfc3339: `${text.slice(0, 10)}T${text.slice(11, 19)}${isWhole ? "" : fraction(text.slice(20))}+00:00`,
-  };
-}
+// The form that msb and larder write. Days that not every month has are left to the general form.
+const OWN = /^[1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8]) (?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{9})?$/;
 
-// The number that these characters write, or -1 if one of them is no digit.
-function digits(text: string, from: number, length: number): number {
-  let value = 0;
-  for (let i = from; i < from + length; i++) {
-    const digit = text.charCodeAt(i) - 48;
-    if (digit < 0 || digit > 9) return -1;
-    value = value * 10 + digit;
-  }
-  return value;
+// By the places of its digits: a half of the time that the general form takes, and a list reads two a row.
+function parseOwn(text: string): Timestamp | undefined {
+  if (!OWN.test(text)) return undefined;
+  const two = (at: number) => text.charCodeAt(at) * 10 + text.charCodeAt(at + 1) - 11 * 48;
+  const seconds = Date.UTC(100 * two(0) + two(2), two(5) - 1, two(8), two(11), two(14), two(17));
+  return {
+    ms: seconds + Number(text.slice(20)) / 1e6,
+    rfc3339: `${text.slice(0, 10)}T${text.slice(11, 19)}${fraction(text.slice(20))}+00:00`,
+  };
 }
 
 function parseAny(text: string): Timestamp | undefined {
@@ -68,7 +50,7 @@ function parseAny(text: string): Timestamp | undefined {
 }
 
 function fraction(nanos: string): string {
-  if (nanos === "000000000") return "";
+  if (nanos === "" || nanos === "000000000") return "";
   if (nanos.endsWith("000000")) return `.${nanos.slice(0, 3)}`;
   if (nanos.endsWith("000")) return `.${nanos.slice(0, 6)}`;
   return `.${nanos}`;

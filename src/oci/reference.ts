@@ -63,9 +63,15 @@ function splitHost(name: string): { host: string; repository: string } {
   return { host, repository };
 }
 
+// How an image of a registry is nearly always called, and canonical as it stands: a host with a dot that is not Docker
+// Hub's, lower-case parts, a tag. It takes a tenth of the time that parsing takes, and a list asks it of each row.
+const PLAIN =
+  /^(?!(?:index\.)?docker\.io[/:])[a-z0-9]+(?:-[a-z0-9]+)*(?:\.[a-z0-9]+(?:-[a-z0-9]+)*)+(?:\/[a-z0-9]+(?:[._-][a-z0-9]+)*)+:\w[\w.-]{0,127}$/;
+const LONGEST_PLAIN = 255;
+
 /** A reference's canonical form, under which msb keys its metadata file; throws `invalid`. */
 export function canonicalReference(text: string): string {
-  return writeReference(parseReference(text));
+  return text.length <= LONGEST_PLAIN && PLAIN.test(text) ? text : writeReference(parseReference(text));
 }
 
 /** The same, or null for what is no reference. */

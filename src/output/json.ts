@@ -1,7 +1,17 @@
 // The engine writes a raw number exactly as given; TypeScript's library does not know it yet.
 const { rawJSON } = JSON as unknown as { rawJSON(text: string): unknown };
 
-// A replacer would take JSON.stringify twice the time, so BigInts are replaced before: copies only where there are any.
+// Hardly any value is too large for a number, and to look for one first would take half as long as the writing.
+function write(value: unknown, indent?: number): string {
+  try {
+    return JSON.stringify(value, null, indent);
+  } catch (error) {
+    // What JSON.stringify says of a BigInt.
+    if (!(error instanceof TypeError)) throw error;
+    return JSON.stringify(exact(value), null, indent);
+  }
+}
+
 function exact(value: unknown): unknown {
   if (typeof value === "bigint") {
     const number = Number(value);
@@ -22,12 +32,12 @@ function exact(value: unknown): unknown {
 
 /** One JSON document with a newline at its end; BigInt becomes an exact integer. */
 export function toJson(value: unknown): string {
-  return `${JSON.stringify(exact(value), null, 2)}\n`;
+  return `${write(value, 2)}\n`;
 }
 
 /** One line of JSON an item. */
 export function toJsonLines(values: unknown[]): string {
-  return values.map((value) => `${JSON.stringify(exact(value))}\n`).join("");
+  return values.map((value) => `${write(value)}\n`).join("");
 }
 
 const ITEMS = 256;
@@ -36,7 +46,7 @@ const ITEMS = 256;
 export function* toJsonParts(values: unknown[]): Generator<string> {
   if (values.length <= ITEMS) return yield toJson(values);
   for (let i = 0; i < values.length; i += ITEMS) {
-    const part = JSON.stringify(values.slice(i, i + ITEMS).map(exact), null, 2);
+    const part = write(values.slice(i, i + ITEMS), 2);
     // Without its brackets and the line ends before them.
     yield `${i === 0 ? "[" : ","}${part.slice(1, -2)}`;
   }

@@ -133,7 +133,7 @@ describe("listLayers", () => {
         blobDigest: "sha256:blob",
         mediaType: "x/y",
         compressedSizeBytes: 9_007_199_254_740_993n,
-        erofsSizeBytes: 4096n,
+        erofsSizeBytes: 4096,
         createdAt: { ms: 1_767_225_600_000, rfc3339: "2026-01-01T00:00:00+00:00" },
         lastUsedAt: { ms: 1_767_312_000_500, rfc3339: "2026-01-02T00:00:00.500+00:00" },
         position: 0,

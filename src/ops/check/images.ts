@@ -148,7 +148,7 @@ function* checkLayers(
     yield report("layer-count-mismatch", `layer_count is ${row.layerCount}, and ${layers.length} are on record`);
   if (layers.some(({ position }, i) => position !== i))
     yield report("position-gap", "its layers' positions do not count from 0 without a gap");
-  if (metadata && row.sizeBytes !== totalSize(metadata)) {
+  if (metadata && (row.sizeBytes === null || BigInt(row.sizeBytes) !== totalSize(metadata))) {
     yield report("size-mismatch", `total_size_bytes is ${row.sizeBytes}, and its layers have ${totalSize(metadata)}`);
   }
   if (
