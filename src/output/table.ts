@@ -10,12 +10,23 @@ const GAP = "  ";
 // No narrower is a column cut: less would say nothing.
 const LEAST = 12;
 
+// A cell's text as a terminal may have it, and how many columns it takes there.
+interface Cell {
+  text: string;
+  width: number;
+}
+
 /** A table with a head, as wide as its cells; `width` limits it on a terminal. The last column is not padded. */
 export function renderTable(columns: Column[], rows: string[][], width?: number): string {
-  const lines = [columns.map(({ title }) => title), ...rows.map((row) => row.map(printable))];
-  const widths = columns.map((_, i) => lines.reduce((widest, line) => Math.max(widest, widthOf(line[i]!)), 0));
+  const lines = [columns.map(({ title }) => toCell(title)), ...rows.map((row) => row.map(toCell))];
+  const widths = columns.map((_, i) => lines.reduce((widest, line) => Math.max(widest, line[i]!.width), 0));
   if (width !== undefined) shrink(columns, widths, width);
   return lines.map((line) => `${renderLine(columns, line, widths)}\n`).join("");
+}
+
+function toCell(value: string): Cell {
+  const text = printable(value);
+  return { text, width: widthOf(text) };
 }
 
 function shrink(columns: Column[], widths: number[], width: number): void {
@@ -27,11 +38,11 @@ function shrink(columns: Column[], widths: number[], width: number): void {
   }
 }
 
-function renderLine(columns: Column[], line: string[], widths: number[]): string {
+function renderLine(columns: Column[], line: Cell[], widths: number[]): string {
   let rendered = "";
   for (let i = 0; i < line.length; i++) {
-    const text = cut(line[i]!, widths[i]!);
-    const padding = " ".repeat(Math.max(widths[i]! - widthOf(text), 0));
+    const { text, width } = cut(line[i]!, widths[i]!);
+    const padding = " ".repeat(Math.max(widths[i]! - width, 0));
     if (i > 0) rendered += GAP;
     if (columns[i]!.align === "right") rendered += padding + text;
     else rendered += i === line.length - 1 ? text : text + padding;
@@ -52,12 +63,12 @@ function widthOf(text: string): number {
 const PLAIN = /^[ -~]*$/;
 
 // The end of a reference, its tag, tells more than its middle.
-function cut(text: string, width: number): string {
-  if (widthOf(text) <= width) return text;
-  const characters = Array.from(text);
+function cut(cell: Cell, width: number): Cell {
+  if (cell.width <= width) return cell;
+  const characters = Array.from(cell.text);
   const tail = fitting(characters.toReversed(), Math.floor((width - 1) / 2));
   const head = fitting(characters, width - 1 - Math.floor((width - 1) / 2));
-  return `${head.join("")}…${tail.toReversed().join("")}`;
+  return toCell(`${head.join("")}…${tail.toReversed().join("")}`);
 }
 
 // The first characters that are together no wider than `width`: some take two columns of a terminal.
