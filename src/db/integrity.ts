@@ -1,19 +1,53 @@
 import type { Database } from "bun:sqlite";
 import { LarderError } from "../error.ts";
 
+// To compare every row of these two with its indexes takes SQLite 0.3 s at 20,000 images of 12 layers. So their rows and
+// their indexes are only counted here, and what is decided over them is asked twice: a plan asks the tables (NOT
+// INDEXED), what applies it asks the indexes, and nothing goes that either of them still needs.
+const ASKED_TWICE = ["layer", "manifest_layer"];
+// What is named and what is pinned. Few rows, and compared in whole.
+const COMPARED = ["image_ref", "manifest", "sandbox", "sandbox_rootfs", "snapshot_index"];
+
 /**
- * Throws `damaged` where the database file is damaged, indexes included: an entry that cannot be found by its index
- * makes a file look unwanted. For what deletes files; it reads the whole database (70 ms at 2,000 images of 12
- * layers), and keeps no writer waiting.
+ * Throws `damaged` where the database file is damaged. For what decides over the whole catalogue which files to delete;
+ * it reads all of the database, 0.1 s at 20,000 images, and keeps no writer waiting.
  */
 export function refuseDamaged(db: Database, path: string): void {
-  const { integrity_check: found } = db.query<{ integrity_check: string }, []>("PRAGMA integrity_check(1)").get()!;
-  if (found !== "ok") {
-    throw new LarderError(
-      "damaged",
-      `nothing was deleted, because the database "${path}" is damaged: ${found.replace(/^\*\*\*.*\*\*\*\n/, "").replaceAll("\n", "; ")} (restore it from a backup)`,
-    );
-  }
+  refuse(path, check(db, "quick_check(1)"));
+  refuseDamagedTables(db, path);
+}
+
+/**
+ * The same without a look at each page, a third of the time: for a removal, which asks little more than who else has
+ * the layers of a few images.
+ */
+export function refuseDamagedTables(db: Database, path: string): void {
+  for (const table of COMPARED) refuse(path, check(db, `integrity_check(${table})`));
+  for (const table of ASKED_TWICE) refuse(path, findUncounted(db, table));
+}
+
+function check(db: Database, pragma: string): string | undefined {
+  const [found] = Object.values(db.query<Record<string, string>, []>(`PRAGMA ${pragma}`).get()!);
+  return found === "ok" ? undefined : found;
+}
+
+// An index that has lost the entry of a row lets the next writer make the same row again.
+function findUncounted(db: Database, table: string): string | undefined {
+  const count = (how: string) => db.query<{ n: bigint }, []>(`SELECT count(*) AS n FROM ${table} ${how}`).get()!.n;
+  const rows = count("NOT INDEXED");
+  const short = db
+    .query<{ name: string }, [string]>("SELECT name FROM pragma_index_list(?) WHERE NOT partial")
+    .all(table)
+    .find(({ name }) => count(`INDEXED BY "${name}"`) !== rows);
+  return short && `index ${short.name} has not as many entries as table ${table} has rows`;
+}
+
+function refuse(path: string, damage: string | undefined): void {
+  if (damage === undefined) return;
+  throw new LarderError(
+    "damaged",
+    `nothing was deleted, because the database "${path}" is damaged: ${damage.replace(/^\*\*\*.*\*\*\*\n/, "").replaceAll("\n", "; ")} (restore it from a backup)`,
+  );
 }
 
 /**
@@ -23,18 +57,17 @@ export function refuseDamaged(db: Database, path: string): void {
 export function refuseLostLayers(db: Database, path: string, leaving: number[] = []): void {
   const lost = db
     .query<{ digest: unknown }, [string]>(
-      `SELECT m.digest AS digest
+      `WITH leaving (id) AS MATERIALIZED (SELECT value FROM json_each(?))
+       SELECT m.digest AS digest
        FROM manifest AS m
-       WHERE m.id NOT IN (SELECT value FROM json_each(?))
-         AND (
-           m.layer_count > (SELECT count(*) FROM manifest_layer AS j WHERE j.manifest_id = m.id)
-           OR EXISTS (
-             SELECT 1
-             FROM manifest_layer AS j
-             WHERE j.manifest_id = m.id
-               AND NOT EXISTS (SELECT 1 FROM layer AS l WHERE l.id = j.layer_id)
-           )
-         )
+       WHERE m.id NOT IN (SELECT id FROM leaving)
+         AND m.layer_count > (SELECT count(*) FROM manifest_layer AS j WHERE j.manifest_id = m.id)
+       UNION ALL
+       SELECT m.digest
+       FROM manifest_layer AS j
+       JOIN manifest AS m ON m.id = j.manifest_id
+       WHERE j.layer_id NOT IN (SELECT id FROM layer)
+         AND m.id NOT IN (SELECT id FROM leaving)
        LIMIT 1`,
     )
     .get(JSON.stringify(leaving));

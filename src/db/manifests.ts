@@ -136,10 +136,10 @@ export function deleteManifests(db: Database, ids: number[]): void {
   db.query("DELETE FROM manifest WHERE id IN (SELECT value FROM json_each(?))").run(list);
 }
 
-/** Every manifest digest on record, as stored. */
+/** Every manifest digest on record, as stored in the table. */
 export function listManifestDigests(db: Database): string[] {
   return db
-    .query<{ digest: unknown }, []>("SELECT digest FROM manifest")
+    .query<{ digest: unknown }, []>("SELECT digest FROM manifest NOT INDEXED")
     .all()
     .map(({ digest }) => String(digest));
 }

@@ -23,8 +23,8 @@ export interface LayerUsage {
   manifests: number;
 }
 
-/** Every manifest, in the order of the rows. */
-export function listUsage(db: Database): ManifestUsage[] {
+/** Every manifest, in the order of the rows, and the diff IDs of the layers that none of them has. */
+export function listUsage(db: Database): { manifests: ManifestUsage[]; orphans: string[] } {
   const manifests = new Map<number, ManifestUsage>();
   for (const { id, digest, created_at } of manifestRows(db)) {
     manifests.set(Number(id), {
@@ -50,15 +50,16 @@ export function listUsage(db: Database): ManifestUsage[] {
       { diffId: String(row.diff_id), lastUsedAt: toMs(row.last_used_at), manifests: 0 },
     ]),
   );
-  // DISTINCT, since one manifest may hold the same layer twice.
   for (const { manifest_id, layer_id } of junctionRows(db)) {
     const layer = layers.get(Number(layer_id));
     const manifest = manifests.get(Number(manifest_id));
-    if (!layer || !manifest) continue;
+    // One manifest may hold the same layer twice.
+    if (!layer || !manifest || manifest.layers.includes(layer)) continue;
     layer.manifests++;
     manifest.layers.push(layer);
   }
-  return [...manifests.values()];
+  const orphans = [...layers.values()].filter((layer) => layer.manifests === 0).map(({ diffId }) => diffId);
+  return { manifests: [...manifests.values()], orphans };
 }
 
 function toMs(text: unknown): number | null {
@@ -92,7 +93,7 @@ function layerRows(db: Database) {
 function junctionRows(db: Database) {
   return db
     .query<{ manifest_id: bigint; layer_id: bigint }, []>(
-      "SELECT DISTINCT manifest_id, layer_id FROM manifest_layer ORDER BY manifest_id",
+      "SELECT manifest_id, layer_id FROM manifest_layer NOT INDEXED",
     )
     .all();
 }

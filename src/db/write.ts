@@ -36,6 +36,11 @@ export function readTransaction<T>(db: Database, look: () => T): T {
   return db.transaction(look).deferred();
 }
 
+/** A number that changes with every commit of another connection; see PRAGMA data_version. */
+export function dataVersion(db: Database): bigint {
+  return db.query<{ data_version: bigint }, []>("PRAGMA data_version").get()!.data_version;
+}
+
 function isLeased(db: Database): boolean {
   if (!db.query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'maintenance_lease'").get()) return false;
   const lease = db

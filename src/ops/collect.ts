@@ -1,10 +1,10 @@
+import type { Database } from "bun:sqlite";
 import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
-import { collectManifests } from "../db/collect.ts";
 import { deleteReferences } from "../db/images.ts";
 import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
-import { type DoomedLayer, deleteOrphans, layersOnlyOf, orphanLayers } from "../db/layers.ts";
-import { referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
+import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
+import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
 import { readTransaction, writeTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
@@ -43,10 +43,11 @@ export interface Selection {
 /** What a collection is going to do. */
 export interface CollectionPlan {
   leaving: Leaving[];
-  orphans: DoomedLayer[];
+  /** Rows of layers that nothing needs once those have gone. */
+  layerRows: DoomedLayer[];
   /** Digests of the manifests that go: those of `leaving` that keep no name. */
   manifests: string[];
-  /** Diff IDs of all layers that go: the orphans, and those of the manifests. */
+  /** Their diff IDs. */
   layers: string[];
   /** Rows that are left, because what they hold is no digest. */
   unsafe: string[];
@@ -97,7 +98,7 @@ export function planCollection(
     (options.sweepUnrecorded ? null : (findUnrecorded(larder, options.grace) ?? null));
   return unaccounted === null
     ? plan
-    : { ...plan, leaving: [], orphans: [], manifests: [], layers: [], targets: scratch, unaccounted };
+    : { ...plan, leaving: [], layerRows: [], manifests: [], layers: [], targets: scratch, unaccounted };
 }
 
 /**
@@ -138,22 +139,22 @@ function planRows(
   );
   const dropped = leaving.flatMap(({ drop }) => drop);
   const gone = withoutNames(larder, leaving, dropped);
-  const orphans = orphanLayers(db);
-  const theirs = layersOnlyOf(
+  const layers = unneededLayers(
     db,
     gone.map(({ id }) => id),
   );
+  const layerRows = layers.filter(({ diffId }) => isDigest(diffId));
   return {
     leaving,
-    orphans: orphans.filter(({ diffId }) => isDigest(diffId)),
-    layers: [...orphans, ...theirs].map(({ diffId }) => diffId).filter(isDigest),
+    layerRows,
+    layers: layerRows.map(({ diffId }) => diffId),
     manifests: gone.map(({ digest }) => digest),
     canonicals: unspelled(larder, dropped),
     unsafe: [
       ...untagged
         .filter(({ digest }) => !isDigest(digest))
         .map(({ digest }) => `manifest ${JSON.stringify(digest.slice(0, 100))}`),
-      ...[...orphans, ...theirs]
+      ...layers
         .filter(({ diffId }) => !isDigest(diffId))
         .map(({ diffId }) => `layer ${JSON.stringify(diffId.slice(0, 100))}`),
     ],
@@ -199,55 +200,51 @@ async function collectBatches(
   rows: CollectedRows,
 ): Promise<void> {
   const { db } = larder;
-  const batches = new BatchSize();
+  const manifests = new BatchSize(200);
   for (let i = 0; i < plan.leaving.length && !stopped?.(); ) {
-    const batch = plan.leaving.slice(i, i + batches.size);
+    const batch = plan.leaving.slice(i, i + manifests.size);
     i += batch.length;
-    const done = batches.run((begun) =>
-      writeTransaction(db, () => {
-        begun();
-        return collectBatch(larder, batch, pins);
-      }),
-    );
-    for (const key of ["references", "manifests", "layers"] as const) rows[key].push(...done[key]);
+    const done = manifests.run(db, () => collectBatch(larder, batch, pins));
+    rows.references.push(...done.references);
+    rows.manifests.push(...done.manifests);
     rows.spared.push(...done.spared);
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
   }
-  for (let i = 0; i < plan.orphans.length && !stopped?.(); ) {
-    const ids = plan.orphans.slice(i, i + 12 * batches.size).map(({ id }) => id);
+  const layers = new BatchSize(1000);
+  for (let i = 0; i < plan.layerRows.length && !stopped?.(); ) {
+    const ids = plan.layerRows.slice(i, i + layers.size).map(({ id }) => id);
     i += ids.length;
-    const gone = batches.run((begun) =>
-      writeTransaction(db, () => {
-        begun();
-        return deleteOrphans(db, ids);
-      }),
-    );
-    rows.layers.push(...gone);
+    rows.layers.push(...layers.run(db, () => deleteOrphans(db, ids)));
     await Bun.sleep(0);
   }
 }
 
 // How long one transaction should last: msb takes the write lock at every start.
-const BATCH_MS = 30;
+const BATCH_MS = 60;
 
-/** How many manifests one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
+/** How many rows one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
 class BatchSize {
-  size = 200;
+  constructor(public size: number) {}
 
-  /** Runs a transaction that calls `begun` once it has the write lock; the wait for that does not count. */
-  run<T>(transaction: (begun: () => void) => T): T {
+  /** Runs a change in a transaction of its own. The wait for the write lock does not count. */
+  run<T>(db: Database, change: () => T): T {
     let start = 0;
-    const result = transaction(() => {
+    const result = writeTransaction(db, () => {
       start = performance.now();
+      return change();
     });
     const took = performance.now() - start;
-    this.size = Math.min(Math.max(Math.round((this.size * BATCH_MS) / took), 20), 1000, 2 * this.size);
+    this.size = Math.min(Math.max(Math.round((this.size * BATCH_MS) / took), 20), 2 * this.size);
     return result;
   }
 }
 
-function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): CollectedRows {
+function collectBatch(
+  larder: Larder,
+  batch: Leaving[],
+  pins: PinWatch,
+): Pick<CollectedRows, "references" | "manifests" | "spared"> {
   const { db } = larder;
   const { byDigest } = pins.readAll();
   const spared: CollectedRows["spared"] = [];
@@ -276,14 +273,13 @@ function collectBatch(larder: Larder, batch: Leaving[], pins: PinWatch): Collect
     db,
     leaving.map(({ id }) => id),
   );
-  const layers = collectManifests(
+  deleteManifests(
     db,
     gone.map(({ id }) => id),
   );
   return {
     references: dropped.map(({ reference }) => reference),
     manifests: gone.map(({ digest }) => digest),
-    layers,
     spared,
   };
 }

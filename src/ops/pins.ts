@@ -1,5 +1,6 @@
 import { readSnapshots } from "../cache/snapshots.ts";
 import { type Pins, readPins, type SnapshotImage } from "../db/pins.ts";
+import { dataVersion } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
 
@@ -17,10 +18,10 @@ export class PinWatch {
   }
 
   read(): Pins {
-    const { data_version } = this.larder.db.query<{ data_version: bigint }, []>("PRAGMA data_version").get()!;
-    if (this.pins === undefined || data_version !== this.version) {
+    const version = dataVersion(this.larder.db);
+    if (this.pins === undefined || version !== this.version) {
       this.pins = readPins(this.larder.db, this.snapshots);
-      this.version = data_version;
+      this.version = version;
     }
     return this.pins;
   }

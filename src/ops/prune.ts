@@ -1,7 +1,6 @@
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
-import { orphanLayers } from "../db/layers.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { isLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
@@ -97,7 +96,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
 
 function readState(
   larder: Larder,
-  { files }: Usage,
+  { files, orphans }: Usage,
   used: UsedImage[],
   strays: Strays,
   now: number,
@@ -106,8 +105,8 @@ function readState(
   const { cache } = larder;
   const isWorking = findRunningWork(cache, now, grace) !== undefined;
   const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
-  const orphans = orphanLayers(larder.db).flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
-  const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphans]);
+  const orphaned = orphans.filter(isDigest).map((diffId) => cache.layer(diffId).path);
+  const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
   const sum = (some: UsedFile[]) => some.reduce((total, { allocated }) => total + allocated, 0);
   const { total_bytes, free_bytes } = fileSystemOf(cache.root);
   return {

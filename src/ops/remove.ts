@@ -1,10 +1,9 @@
-import { collectManifests } from "../db/collect.ts";
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
-import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
-import { layersOnlyOf } from "../db/layers.ts";
-import { referencesOf } from "../db/manifests.ts";
+import { refuseDamagedTables, refuseLostLayers } from "../db/integrity.ts";
+import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
+import { deleteManifests, referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
-import { readTransaction, writeTransaction } from "../db/write.ts";
+import { dataVersion, readTransaction, writeTransaction } from "../db/write.ts";
 import type { Code } from "../error.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
@@ -53,21 +52,20 @@ export interface RemoveReport extends DiskReport {
 /** Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. */
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
-  refuseDamaged(db, larder.home.database);
   const pins = new PinWatch(larder);
   const decide = () => decideRemoval(larder, options, pins);
+  const planned = readTransaction(db, decide);
   if (options.dryRun) {
-    const removal = readTransaction(db, decide);
-    const { targets, skipped } = filesOf(larder.cache, removal);
-    return { ...reportRows(removal), ...reportPlanned(larder, targets, skipped) };
+    const { targets, skipped } = filesOf(larder.cache, planned);
+    return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };
   }
-  await awaitSettled(larder, readTransaction(db, decide).canonicals, options.grace);
+  await awaitSettled(larder, planned.canonicals, options.grace);
   const removal = writeTransaction(db, () => {
-    const decided = decide();
-    // A layer that only the images to go have a row of may be one that another has lost the row of.
-    if (decided.layers.length > 0) refuseLostLayers(db, larder.home.database, ids(decided.plan.collect));
+    // Decided before the lock, which is then held for a moment, and again only if somebody wrote since.
+    const decided = dataVersion(db) === planned.version ? planned : decide();
     deleteReferences(db, ids(decided.plan.drop));
-    collectManifests(db, ids(decided.plan.collect));
+    deleteManifests(db, ids(decided.plan.collect));
+    deleteOrphans(db, decided.layerIds);
     return decided;
   });
   const { targets, skipped } = filesOf(larder.cache, removal);
@@ -76,20 +74,30 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
 
 /** A removal with everything that goes with it. */
 interface Removal extends Doomed {
+  /** Of the catalogue that it was decided from. */
+  version: bigint;
   plan: RemovalPlan;
+  layerIds: number[];
   unsafe: string[];
 }
 
 function decideRemoval(larder: Larder, options: RemoveOptions, pins: PinWatch): Removal {
+  const { db } = larder;
+  refuseDamagedTables(db, larder.home.database);
   const asked = findAsked(larder, options.references);
   const plan = planRemoval(asked, countNames(larder, asked), pins.read(), options);
-  const layers = layersOnlyOf(larder.db, ids(plan.collect)).map(({ diffId }) => diffId);
+  const layers = plan.collect.length === 0 ? [] : layersOnlyOf(db, ids(plan.collect));
+  // A layer that only the images to go have a row of may be one that another has lost the row of.
+  if (layers.length > 0) refuseLostLayers(db, larder.home.database, ids(plan.collect));
+  const sound = layers.filter(({ diffId }) => isDigest(diffId));
   return {
+    version: dataVersion(db),
     plan,
     canonicals: unspelled(larder, plan.drop),
     manifests: plan.collect.map(({ digest }) => digest),
-    layers: layers.filter(isDigest),
-    unsafe: layers.filter((diffId) => !isDigest(diffId)).map((diffId) => `layer ${quote(diffId)}`),
+    layers: sound.map(({ diffId }) => diffId),
+    layerIds: ids(sound),
+    unsafe: layers.filter(({ diffId }) => !isDigest(diffId)).map(({ diffId }) => `layer ${quote(diffId)}`),
   };
 }
 

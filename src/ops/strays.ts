@@ -57,9 +57,9 @@ function skip({ kind, path }: Target, reason: string): Skipped {
 
 function* unaccounted(larder: Larder): Generator<CacheFile> {
   const { db } = larder;
-  const keys = new Set(listReferences(db).flatMap((reference) => (isReference(reference) ? cacheKey(reference) : [])));
-  const manifests = new Set(listManifestDigests(db));
-  const diffIds = new Set(listDiffIds(db));
+  const keys = new Recorded(() => listReferences(db).filter(isReference).map(cacheKey));
+  const manifests = new Recorded(() => listManifestDigests(db));
+  const diffIds = new Recorded(() => listDiffIds(db));
   const blobs = new FlatBlobs();
   for (const file of scanCache(larder.cache)) {
     if (file.kind === "metadata" && keys.has(file.key!)) continue;
@@ -72,6 +72,18 @@ function* unaccounted(larder: Larder): Generator<CacheFile> {
     }
     if (file.kind === "flat_blob" && blobs.needs(file.digest!)) continue;
     yield file;
+  }
+}
+
+/** What a column holds; read when it is first asked for, which a cache without files of a kind never does. */
+class Recorded {
+  private values: Set<string> | undefined;
+
+  constructor(private readonly read: () => string[]) {}
+
+  has(value: string): boolean {
+    this.values ??= new Set(this.read());
+    return this.values.has(value);
   }
 }
 

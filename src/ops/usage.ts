@@ -43,6 +43,8 @@ export interface UsedImage {
 export interface Usage {
   files: UsedFile[];
   images: UsedImage[];
+  /** Diff IDs of the layers that no image has. */
+  orphans: string[];
 }
 
 /** What of the cache's files is to go, as they were measured for the account: none is measured twice. */
@@ -59,8 +61,8 @@ export function targetsIn({ files }: Usage): Measure {
 
 /** Measures every file of the cache once, and finds out which images need it. */
 export function measureUsage(larder: Larder, pins: PinWatch): Usage {
-  const { manifests, byDigest } = readTransaction(larder.db, () => ({
-    manifests: listUsage(larder.db),
+  const { manifests, orphans, byDigest } = readTransaction(larder.db, () => ({
+    ...listUsage(larder.db),
     byDigest: pins.read().byDigest,
   }));
   const files: UsedFile[] = [];
@@ -82,7 +84,7 @@ export function measureUsage(larder: Larder, pins: PinWatch): Usage {
       files: [...needed],
     };
   });
-  return { files, images };
+  return { files, images, orphans };
 }
 
 // msb refreshes a layer for every image that has it, so it tells about this image only where no other has it. One use

@@ -2,7 +2,7 @@ import { constants } from "bun:sqlite";
 import { statSync } from "node:fs";
 import { measure } from "../cache/file.ts";
 import { readSnapshots } from "../cache/snapshots.ts";
-import { asCatalogueError } from "../db/write.ts";
+import { asCatalogueError, dataVersion } from "../db/write.ts";
 import type { Home } from "../home.ts";
 import { closeLarder, type Larder } from "../larder.ts";
 
@@ -53,8 +53,7 @@ export class WarmHome {
   state(): string | undefined {
     return this.use((larder) => {
       if (!larder) return undefined;
-      const { data_version } = larder.db.query<{ data_version: bigint }, []>("PRAGMA data_version").get()!;
-      return `${this.opened}-${this.identity}-${data_version}-${snapshotState(larder.home.snapshots)}`;
+      return `${this.opened}-${this.identity}-${dataVersion(larder.db)}-${snapshotState(larder.home.snapshots)}`;
     });
   }
 

@@ -24,6 +24,20 @@ function lose(store: Store, ...statements: string[]): void {
   for (const statement of statements) db.run(statement);
 }
 
+/** Changes a table, and puts the page of an index back as it was: what a torn write leaves. */
+function tear(store: Store, index: string, change: string): void {
+  const fold = "PRAGMA wal_checkpoint(TRUNCATE)";
+  lose(store, fold);
+  using db = new Database(store.database, { readonly: true });
+  const { rootpage } = db.query("SELECT rootpage FROM sqlite_master WHERE name = ?").get(index) as { rootpage: number };
+  const start = (rootpage - 1) * 4096;
+  const page = readFileSync(store.database).subarray(start, start + 4096);
+  lose(store, change, fold);
+  const bytes = readFileSync(store.database);
+  bytes.set(page, start);
+  writeFileSync(store.database, bytes);
+}
+
 describe("an image that something pins and that is not on record", () => {
   test.each([
     ["a sandbox", (store: Store, digest: string) => store.sandbox("web", JSON.stringify({ manifest_digest: digest }))],
@@ -110,4 +124,51 @@ test("a reader that has gone away does not hide how a command ended", async () =
     .quiet()
     .nothrow();
   expect(exitCode).toBe(5);
+});
+
+describe("a table and an index that do not agree", () => {
+  // A first write has made larder's indexes.
+  async function makeIndexed(): Promise<Store> {
+    const store = await makePair();
+    await larder(store.path, "gc");
+    return store;
+  }
+  const layerId = (name: string) => `(SELECT id FROM layer WHERE diff_id = '${digestOf(name)}')`;
+  const base = `UPDATE manifest_layer SET layer_id = ${layerId("shared")} WHERE layer_id = ${layerId("base")}`;
+  const own = `UPDATE manifest_layer SET layer_id = ${layerId("base")} WHERE layer_id = ${layerId("own")}`;
+
+  test.each([
+    ["its index alone still names", [base]],
+    [
+      "the table alone names",
+      [
+        own,
+        `UPDATE manifest_layer SET layer_id = ${layerId("own")} WHERE layer_id = ${layerId("base")} AND manifest_id = 2`,
+      ],
+    ],
+  ])("keep a layer that %s", async (_, changes) => {
+    using store = await makeIndexed();
+    const files = store.files();
+    // The index follows all changes but the last.
+    lose(store, ...changes.slice(0, -1));
+    tear(store, "idx_manifest_layer_layer", changes.at(-1)!);
+    await larder(store.path, "gc", "--grace", "0s");
+    await larder(store.path, "prune", "--older-than", "30d", "--grace", "0s");
+    expect(store.files()).toEqual(files);
+  });
+
+  test.each(["gc", "prune", "rm"])("keep all from %s where the index has lost an entry", async (command) => {
+    using store = await makeIndexed();
+    const files = store.files();
+    tear(
+      store,
+      "idx_manifest_layer_layer",
+      `INSERT INTO manifest_layer (manifest_id, layer_id, position) VALUES (1, ${layerId("own")}, 2)`,
+    );
+    const rest = { gc: [], prune: ["--unused", "--min-age", "0s"], rm: [TWO] }[command]!;
+    const { code, stderr } = await larder(store.path, command, ...rest);
+    expect(code).toBe(5);
+    expect(stderr).toContain("idx_manifest_layer_layer");
+    expect(store.files()).toEqual(files);
+  });
 });

@@ -5,9 +5,9 @@ import {
   layersOnlyOf,
   listDiffIds,
   listLayers,
-  orphanLayers,
   saturate,
   setJunctions,
+  unneededLayers,
   upsertLayer,
 } from "../../src/db/layers.ts";
 import type { Digest } from "../../src/oci/digest.ts";
@@ -226,12 +226,12 @@ describe("layersOnlyOf", () => {
   });
 });
 
-describe("orphanLayers and deleteOrphans", () => {
+describe("unneededLayers and deleteOrphans", () => {
   test("find and delete what no manifest has, and nothing else even when asked to", () => {
     using catalogue = new TemporaryCatalogue();
     const used = catalogue.layer(A, catalogue.manifest(digest("1")));
     const [b, c] = [catalogue.layer(B), catalogue.layer(C)];
-    expect(orphanLayers(catalogue.db)).toEqual([
+    expect(unneededLayers(catalogue.db, [])).toEqual([
       { id: b, diffId: B },
       { id: c, diffId: C },
     ]);
@@ -240,11 +240,24 @@ describe("orphanLayers and deleteOrphans", () => {
     expect(deleteOrphans(catalogue.db, [])).toEqual([]);
   });
 
+  test("find what only those have that are about to go", () => {
+    using catalogue = new TemporaryCatalogue();
+    const [one, two] = ["1", "2"].map((hex) => catalogue.manifest(digest(hex))) as [number, number];
+    catalogue.layer(A, one, two);
+    const b = catalogue.layer(B, one);
+    const c = catalogue.layer(C);
+    expect(unneededLayers(catalogue.db, [one])).toEqual([
+      { id: b, diffId: B },
+      { id: c, diffId: C },
+    ]);
+    expect(unneededLayers(catalogue.db, [one, two, 99])).toHaveLength(3);
+  });
+
   test("take a diff ID of any type as it is", () => {
     using catalogue = new TemporaryCatalogue();
     catalogue.layer("../../x");
     catalogue.layer(Buffer.from("x"));
-    expect(orphanLayers(catalogue.db)).toHaveLength(2);
+    expect(unneededLayers(catalogue.db, [])).toHaveLength(2);
     expect(listDiffIds(catalogue.db)).toContain("../../x");
   });
 });

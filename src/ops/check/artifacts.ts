@@ -33,7 +33,7 @@ export function* checkArtifacts(
   progress?: Progress,
 ): Generator<Problem | undefined> {
   const { cache, db } = larder;
-  const manifests = listUsage(db).filter(({ digest }) => isDigest(digest));
+  const manifests = listUsage(db).manifests.filter(({ digest }) => isDigest(digest));
   // An untagged image that nothing pins is only waiting for gc.
   const pulled = manifests.filter(({ names, digest }) => names.length > 0 || pins.byDigest.has(digest));
   const pinned = pinnedFiles(larder, pins);
@@ -60,7 +60,7 @@ export function* checkArtifacts(
 
 /** The files that a pinned image needs. They are left to msb: a running VM may have them open. */
 export function pinnedFiles({ cache, db }: Larder, { byDigest, unreadable }: Pins): ReadonlySet<string> {
-  const pinned = listUsage(db).filter(({ digest }) => byDigest.has(digest) || unreadable.length > 0);
+  const pinned = listUsage(db).manifests.filter(({ digest }) => byDigest.has(digest) || unreadable.length > 0);
   const files = pinned.flatMap(({ digest, layers }) => [
     ...(isDigest(digest) ? [cache.vmdk(digest), cache.fsmeta(digest)] : []),
     ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),

@@ -1,5 +1,5 @@
 import { manifestNamedBy } from "../../cache/metadata.ts";
-import { orphanLayers } from "../../db/layers.ts";
+import { unneededLayers } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
 import { findPinnedUnrecorded, findStrays, findUnrecorded } from "../strays.ts";
@@ -44,6 +44,6 @@ export function* checkStrays(
   }
   for (const { kind, path, reason } of skipped)
     yield problem(kind === "staging" ? "staging-stale" : "stray-file", path, reason);
-  for (const { diffId } of orphanLayers(larder.db))
+  for (const { diffId } of unneededLayers(larder.db, []))
     yield problem("layer-orphan", `layer ${diffId}`, "no manifest has it");
 }
