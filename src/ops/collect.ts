@@ -200,6 +200,8 @@ async function collectBatches(
   rows: CollectedRows,
 ): Promise<void> {
   const { db } = larder;
+  // Digests are spread over the whole of their indexes, which each batch reads and writes anew where they do not fit.
+  db.run("PRAGMA cache_size = -16384");
   const manifests = new BatchSize(200);
   for (let i = 0; i < plan.leaving.length && !stopped?.(); ) {
     const batch = plan.leaving.slice(i, i + manifests.size);
