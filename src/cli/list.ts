@@ -1,11 +1,11 @@
 import { parseFilters } from "../input/filter.ts";
 import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
-import { type Handle, list } from "../ops/images.ts";
-import { printable, renderTable } from "../output/table.ts";
+import { type Handle, readList } from "../ops/images.ts";
+import { type Column, printable, renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { emitList, print, say, tableWidth } from "./terminal.ts";
+import { partsOf, printParts, say, tableWidth } from "./terminal.ts";
 
 export default defineCommand({
   name: "list",
@@ -36,41 +36,52 @@ export default defineCommand({
     const filter = parseFilters(flags.filter);
     const { database, ...rest } = home();
     const larder = openToRead({ database, ...rest });
-    const handles = larder ? await withLarder(larder, (larder) => list(larder, filter, flags.all)) : [];
-    if (flags.quiet && format === "table")
-      await print(
-        handles
-          .map(nameOf)
-          .map((name) => `${name}\n`)
-          .join(""),
-      );
-    else await emitList(format, handles, () => renderList(handles));
+    // Only text leaves the transaction: a slow reader must not keep msb from folding its write-ahead log in.
+    const render = (handles: Iterable<Handle>) =>
+      format !== "table" ? [...partsOf(format, handles)] : [flags.quiet ? renderNames(handles) : renderList(handles)];
+    const parts = larder
+      ? await withLarder(larder, (larder) => readList(larder, filter, flags.all, render))
+      : render([]);
+    await printParts(parts);
     if (!larder) say(`No images (there is no catalogue at "${database}")`);
-    else if (handles.length === 0 && format === "table" && !flags.quiet) say("No images");
+    else if (parts[0] === "" && !flags.quiet) say("No images");
     return 0;
   },
 });
+
+function renderNames(handles: Iterable<Handle>): string {
+  let text = "";
+  for (const handle of handles) text += `${nameOf(handle)}\n`;
+  return text;
+}
 
 function nameOf(handle: Handle): string {
   return printable(handle.reference ?? handle.digest ?? "");
 }
 
-function renderList(handles: Handle[]): string {
-  if (handles.length === 0) return "";
+function renderList(handles: Iterable<Handle>): string {
   const now = Date.now();
-  const pins = handles.some(({ pinned_by }) => pinned_by.length > 0);
-  const columns = [
+  const rows: string[][] = [];
+  const users: string[] = [];
+  for (const handle of handles) {
+    rows.push([
+      `${handle.reference ?? "(untagged)"}${handle.damage.length > 0 ? " (damaged)" : ""}`,
+      handle.digest === null ? "-" : shortDigest(handle.digest),
+      handle.size_bytes === null ? "-" : formatSize(handle.size_bytes),
+      handle.created_at === null ? "-" : formatAge(now - Date.parse(handle.created_at)),
+    ]);
+    users.push(handle.pinned_by.map(({ name }) => name).join(","));
+  }
+  if (rows.length === 0) return "";
+  const columns: Column[] = [
     { title: "REFERENCE", shrinks: true },
     { title: "DIGEST" },
-    { title: "SIZE", align: "right" as const },
+    { title: "SIZE", align: "right" },
     { title: "CREATED" },
   ];
-  const rows = handles.map((handle) => [
-    `${handle.reference ?? "(untagged)"}${handle.damage.length > 0 ? " (damaged)" : ""}`,
-    handle.digest === null ? "-" : shortDigest(handle.digest),
-    handle.size_bytes === null ? "-" : formatSize(handle.size_bytes),
-    handle.created_at === null ? "-" : formatAge(now - Date.parse(handle.created_at)),
-    ...(pins ? [handle.pinned_by.map(({ name }) => name).join(",")] : []),
-  ]);
-  return renderTable(pins ? [...columns, { title: "IN USE BY", shrinks: true }] : columns, rows, tableWidth());
+  if (users.some((names) => names !== "")) {
+    columns.push({ title: "IN USE BY", shrinks: true });
+    for (const [i, row] of rows.entries()) row.push(users[i]!);
+  }
+  return renderTable(columns, rows, tableWidth());
 }

@@ -34,9 +34,17 @@ export async function emit(format: Format, value: unknown, render: () => string)
 
 /** Prints a list: one JSON array, a JSON line an item, or the table that `render` makes. */
 export async function emitList(format: Format, values: unknown[], render: () => string): Promise<void> {
-  if (format === "table") await print(render());
-  // A part at a time: the whole text of a long list would be held in memory several times over.
-  else for (const part of format === "json" ? toJsonParts(values) : toLineParts(values)) await print(part);
+  await printParts(format === "table" ? [render()] : partsOf(format, values));
+}
+
+/** A list as JSON text, in parts: the whole of a long one would be held in memory several times over. */
+export function partsOf(format: Exclude<Format, "table">, values: Iterable<unknown>): Iterable<string> {
+  return format === "json" ? toJsonParts(values) : toLineParts(values);
+}
+
+/** Prints what follows each other. */
+export async function printParts(parts: Iterable<string>): Promise<void> {
+  for (const part of parts) await print(part);
 }
 
 /** Writes a line to standard error, where everything goes that is not data. */

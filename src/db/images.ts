@@ -40,8 +40,8 @@ const COLUMNS = `
        m.layer_count AS layer_count,
        m.total_size_bytes AS size_bytes`;
 
-/** Every reference, newest first, undated last, as msb orders them (interop §6). */
-export function listImages(db: Database): ImageRow[] {
+/** Every reference, newest first, undated last, as msb orders them (interop §6). Each row is parsed when it is asked for. */
+export function* eachImage(db: Database): Generator<ImageRow> {
   const rows = db
     .query<Row, []>(
       `SELECT${COLUMNS}
@@ -51,7 +51,12 @@ export function listImages(db: Database): ImageRow[] {
     )
     .all();
   // Sorted here: most rows lie in the order of their time already, and SQLite's sorter would copy each row whole.
-  return rows.sort(newestFirst).map(parseImage);
+  for (const row of rows.sort(newestFirst)) yield parseImage(row);
+}
+
+/** All of them. */
+export function listImages(db: Database): ImageRow[] {
+  return [...eachImage(db)];
 }
 
 // As text, which is how msb sorts. Sorting is stable, so that rows of one time stay in the order of their ids.

@@ -1,11 +1,11 @@
 import { readSnapshots } from "../cache/snapshots.ts";
 import {
+  eachImage,
   findByDigest,
   findImages,
   hasUniformTimes,
   type ImageRow,
   listFirstImages,
-  listImages,
   listLabels,
   listUntagged,
 } from "../db/images.ts";
@@ -52,10 +52,17 @@ export interface Filter {
 
 /** Handles, newest first; `all` shows untagged manifests too, after the names. */
 export function list(larder: Larder, filter: Filter = {}, all = false): Handle[] {
-  return readTransaction(larder.db, () => {
-    const pins = readAllPins(larder);
-    return listRows(larder, filter, all, pins).map((row) => toHandle(row, pins));
-  });
+  return readList(larder, filter, all, (handles) => [...handles]);
+}
+
+/** What `use` makes of the same handles, which it is given one by one: of a long list only its text need be kept. */
+export function readList<T>(larder: Larder, filter: Filter, all: boolean, use: (handles: Iterable<Handle>) => T): T {
+  return readTransaction(larder.db, () => use(eachHandle(larder, filter, all)));
+}
+
+function* eachHandle(larder: Larder, filter: Filter, all: boolean): Generator<Handle> {
+  const pins = readAllPins(larder);
+  for (const row of eachRow(larder, filter, all, pins)) yield toHandle(row, pins);
 }
 
 /** A part of the same list, and where the next part begins: null at its end. */
@@ -82,7 +89,7 @@ export function listPage(larder: Larder, filter: Filter, all: boolean, limit: nu
       isPlain && hasUniformTimes(larder.db)
         ? listFirstImages(larder.db, limit + 1)
         : // By time, and not by its text as SQLite sorts: the cursor knows no other order.
-          listRows(larder, filter, all, pins).sort((a, b) => (isBehind(positionOf(a), positionOf(b)) ? 1 : -1));
+          [...eachRow(larder, filter, all, pins)].sort((a, b) => (isBehind(positionOf(a), positionOf(b)) ? 1 : -1));
     const first = after === undefined ? 0 : rows.findIndex((row) => isBehind(positionOf(row), after));
     const page = first < 0 ? [] : rows.slice(first, first + limit);
     const last = page.at(-1);
@@ -104,10 +111,11 @@ function isBehind(row: Position, after: Position): boolean {
   return mine === theirs ? row.id > after.id : mine < theirs;
 }
 
-function listRows(larder: Larder, filter: Filter, all: boolean, pins: Pins): ImageRow[] {
+function* eachRow(larder: Larder, filter: Filter, all: boolean, pins: Pins): Generator<ImageRow> {
   const { db } = larder;
-  const rows = filter.untagged === true ? listUntagged(db) : [...listImages(db), ...(all ? listUntagged(db) : [])];
-  return rows.filter(compileFilter(larder, filter, pins));
+  const isShown = compileFilter(larder, filter, pins);
+  if (filter.untagged !== true) for (const row of eachImage(db)) if (isShown(row)) yield row;
+  if (filter.untagged === true || all) for (const row of listUntagged(db)) if (isShown(row)) yield row;
 }
 
 /** The handle that `reference` means; throws `not_found`. */

@@ -42,18 +42,28 @@ export function toJsonLines(values: unknown[]): string {
 
 const ITEMS = 256;
 
-/** The same document as `toJson` makes of an array, in parts that follow each other. */
-export function* toJsonParts(values: unknown[]): Generator<string> {
-  if (values.length <= ITEMS) return yield toJson(values);
-  for (let i = 0; i < values.length; i += ITEMS) {
-    const part = write(values.slice(i, i + ITEMS), 2);
-    // Without its brackets and the line ends before them.
-    yield `${i === 0 ? "[" : ","}${part.slice(1, -2)}`;
+function* inChunks(values: Iterable<unknown>): Generator<unknown[]> {
+  let chunk: unknown[] = [];
+  for (const value of values) {
+    if (chunk.push(value) < ITEMS) continue;
+    yield chunk;
+    chunk = [];
   }
-  yield "\n]\n";
+  if (chunk.length > 0) yield chunk;
+}
+
+/** The same document as `toJson` makes of an array, in parts that follow each other. */
+export function* toJsonParts(values: Iterable<unknown>): Generator<string> {
+  let bracket = "[";
+  for (const chunk of inChunks(values)) {
+    // Without its own brackets and the line end before the last.
+    yield bracket + write(chunk, 2).slice(1, -2);
+    bracket = ",";
+  }
+  yield bracket === "[" ? "[]\n" : "\n]\n";
 }
 
 /** The same lines as `toJsonLines` makes, in parts. */
-export function* toLineParts(values: unknown[]): Generator<string> {
-  for (let i = 0; i < values.length; i += ITEMS) yield toJsonLines(values.slice(i, i + ITEMS));
+export function* toLineParts(values: Iterable<unknown>): Generator<string> {
+  for (const chunk of inChunks(values)) yield toJsonLines(chunk);
 }
