@@ -1,12 +1,12 @@
 import type { Database } from "bun:sqlite";
 import { LarderError } from "../error.ts";
 
-// To compare every row of these two with its indexes takes SQLite 0.3 s at 20,000 images of 12 layers. So their rows and
-// their indexes are only counted here, and what is decided over them is asked twice: a plan asks the tables (NOT
-// INDEXED), what applies it asks the indexes, and nothing goes that either of them still needs.
-const ASKED_TWICE = ["layer", "manifest_layer"];
-// What is named and what is pinned. Few rows, and compared in whole.
-const COMPARED = ["image_ref", "manifest", "sandbox", "sandbox_rootfs", "snapshot_index"];
+// To compare each row of a table with its indexes takes SQLite 0.3 s at 20,000 images of 12 layers. What is decided over
+// the largest tables is asked twice instead, of the table (NOT INDEXED) and of an index, and nothing goes that either of
+// them still needs. Their rows and entries are only counted.
+const LAYERS = ["layer", "manifest_layer"];
+const NAMES = ["image_ref", "manifest"];
+const PINS = ["sandbox", "sandbox_rootfs", "snapshot_index"];
 
 /**
  * Throws `damaged` where the database file is damaged. For what decides over the whole catalogue which files to delete;
@@ -14,16 +14,14 @@ const COMPARED = ["image_ref", "manifest", "sandbox", "sandbox_rootfs", "snapsho
  */
 export function refuseDamaged(db: Database, path: string): void {
   refuse(path, check(db, "quick_check(1)"));
-  refuseDamagedTables(db, path);
+  for (const table of [...PINS, ...NAMES]) refuse(path, check(db, `integrity_check(${table})`));
+  for (const table of LAYERS) refuse(path, findUncounted(db, table));
 }
 
-/**
- * The same without a look at each page, a third of the time: for a removal, which asks little more than who else has
- * the layers of a few images.
- */
+/** The same for a removal of a few images, which asks twice who else has their names and layers: in a tenth of the time. */
 export function refuseDamagedTables(db: Database, path: string): void {
-  for (const table of COMPARED) refuse(path, check(db, `integrity_check(${table})`));
-  for (const table of ASKED_TWICE) refuse(path, findUncounted(db, table));
+  for (const table of PINS) refuse(path, check(db, `integrity_check(${table})`));
+  for (const table of [...NAMES, ...LAYERS]) refuse(path, findUncounted(db, table));
 }
 
 function check(db: Database, pragma: string): string | undefined {

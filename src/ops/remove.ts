@@ -184,10 +184,11 @@ function findAsked(larder: Larder, references: string[]): Asked[] {
   return [...new Set(references)].map((text) => ({ text, rows: findImages(larder.db, text) }));
 }
 
-function countNames(larder: Larder, asked: Asked[]): Map<number, Set<number>> {
+// Asked twice: a name that either the table or its index knows keeps the image.
+function countNames({ db }: Larder, asked: Asked[]): Map<number, Set<number>> {
   const manifests = asked.flatMap(({ rows }) => rows.flatMap(({ manifestId }) => manifestId ?? []));
   const names = new Map<number, Set<number>>();
-  for (const { id, manifestId } of referencesOf(larder.db, manifests)) {
+  for (const { id, manifestId } of [...referencesOf(db, manifests), ...referencesOf(db, manifests, "table")]) {
     const ids = names.get(manifestId) ?? new Set();
     names.set(manifestId, ids.add(id));
   }

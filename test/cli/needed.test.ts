@@ -157,6 +157,22 @@ describe("a table and an index that do not agree", () => {
     expect(store.files()).toEqual(files);
   });
 
+  const ALIAS = "docker.io/library/alias:1";
+  const move = (manifest: number) => `UPDATE image_ref SET manifest_id = ${manifest} WHERE reference = '${ALIAS}'`;
+
+  test.each([
+    ["its index alone gives", [move(2)]],
+    ["the table alone gives", [move(2), move(1)]],
+  ])("keep an image from rm for another name that %s it", async (_, changes) => {
+    using store = await makeIndexed();
+    lose(store, `INSERT INTO image_ref (reference, manifest_id) VALUES ('${ALIAS}', 1)`, ...changes.slice(0, -1));
+    tear(store, "idx_image_ref_manifest", changes.at(-1)!);
+    const files = store.files();
+    const { code } = await larder(store.path, "rm", ONE);
+    expect(code).toBe(0);
+    expect(store.files()).toEqual(files.filter((path) => path !== at.metadata(ONE)));
+  });
+
   test.each(["gc", "prune", "rm"])("keep all from %s where the index has lost an entry", async (command) => {
     using store = await makeIndexed();
     const files = store.files();
