@@ -61,8 +61,10 @@ export function listImages(db: Database): ImageRow[] {
 
 // As text, which is how msb sorts. Sorting is stable, so that rows of one time stay in the order of their ids.
 function newestFirst(a: Row, b: Row): number {
-  const [mine, theirs] = [String(a.created_at ?? ""), String(b.created_at ?? "")];
-  return mine === theirs ? 0 : mine < theirs ? 1 : -1;
+  const [mine, theirs] = [a.created_at, b.created_at];
+  if (mine === theirs) return 0;
+  if (mine === null || theirs === null) return mine === null ? 1 : -1;
+  return String(mine) < String(theirs) ? 1 : -1;
 }
 
 /** The first `most` of them; only these are joined with their manifests. */

@@ -129,49 +129,62 @@ export interface DoomedLayer {
   diffId: string;
 }
 
-/** The layers that only these manifests have, as the table says whatever its indexes say (see integrity.ts). */
+/**
+ * The layers that only these manifests have; who else has them, the table says, whatever its indexes say. A second row
+ * of one diff ID, which only a damaged index lets in, keeps the first.
+ */
 export function layersOnlyOf(db: Database, manifestIds: number[]): DoomedLayer[] {
   return db
     .query<{ id: bigint; diff_id: unknown }, [string]>(
       `WITH doomed (id) AS MATERIALIZED (SELECT value FROM json_each(?)),
-       theirs (id) AS MATERIALIZED (
-         SELECT DISTINCT j.layer_id
+       theirs (id, diff_id) AS MATERIALIZED (
+         SELECT DISTINCT l.id, l.diff_id
          FROM doomed
          JOIN manifest_layer AS j ON j.manifest_id = doomed.id
+         JOIN layer AS l ON l.id = j.layer_id
+       ),
+       needed (id) AS MATERIALIZED (
+         SELECT other.layer_id
+         FROM manifest_layer AS other NOT INDEXED
+         WHERE other.layer_id IN (SELECT id FROM theirs)
+           AND other.manifest_id NOT IN (SELECT id FROM doomed)
        )
-       SELECT l.id AS id, l.diff_id AS diff_id
-       FROM layer AS l
-       WHERE l.id IN (SELECT id FROM theirs)
-         AND l.id NOT IN (
-           SELECT other.layer_id
-           FROM manifest_layer AS other NOT INDEXED
-           WHERE other.layer_id IN (SELECT id FROM theirs)
-             AND other.manifest_id NOT IN (SELECT id FROM doomed)
+       SELECT id, diff_id
+       FROM theirs
+       WHERE id NOT IN (SELECT id FROM needed)
+         AND diff_id NOT IN (
+           SELECT twin.diff_id
+           FROM layer AS twin NOT INDEXED
+           WHERE twin.diff_id IN (SELECT diff_id FROM theirs)
+             AND (twin.id NOT IN (SELECT id FROM theirs) OR twin.id IN (SELECT id FROM needed))
          )
-       ORDER BY l.id`,
+       ORDER BY id`,
     )
     .all(JSON.stringify(manifestIds))
     .map(parseDoomed);
 }
 
 /**
- * The layers that no manifest has, or none but these, as the table says whatever its indexes say. One pass over all of
- * them: for a few manifests `layersOnlyOf` is quicker.
+ * The layers that no manifest has, or none but these, as the tables say, whatever their indexes say; twins as above.
+ * One pass over all layers: for a few manifests `layersOnlyOf` is quicker.
  */
 export function unneededLayers(db: Database, leavingManifestIds: number[]): DoomedLayer[] {
-  return db
-    .query<{ id: bigint; diff_id: unknown }, [string]>(
-      `SELECT l.id AS id, l.diff_id AS diff_id
-       FROM layer AS l
-       WHERE l.id NOT IN (
-         SELECT layer_id
-         FROM manifest_layer NOT INDEXED
-         WHERE manifest_id NOT IN (SELECT value FROM json_each(?))
-       )
+  const layers = db
+    .query<{ id: bigint; diff_id: unknown; unneeded: bigint | null }, [string]>(
+      `SELECT l.id AS id,
+              l.diff_id AS diff_id,
+              l.id NOT IN (
+                SELECT layer_id
+                FROM manifest_layer NOT INDEXED
+                WHERE manifest_id NOT IN (SELECT value FROM json_each(?))
+              ) AS unneeded
+       FROM layer AS l NOT INDEXED
        ORDER BY l.id`,
     )
-    .all(JSON.stringify(leavingManifestIds))
-    .map(parseDoomed);
+    .all(JSON.stringify(leavingManifestIds));
+  const needed = new Set<unknown>();
+  for (const { diff_id, unneeded } of layers) if (unneeded !== 1n) needed.add(diff_id);
+  return layers.filter(({ diff_id, unneeded }) => unneeded === 1n && !needed.has(diff_id)).map(parseDoomed);
 }
 
 function parseDoomed(row: { id: bigint; diff_id: unknown }): DoomedLayer {

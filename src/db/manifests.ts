@@ -110,12 +110,12 @@ export interface Name {
   updatedAt: unknown;
 }
 
-/** The references that name each of these manifests, as an index of them says, or as the table does. */
-export function referencesOf(db: Database, manifestIds: number[], asked: "index" | "table" = "index"): Name[] {
+/** The references that name each of these manifests. */
+export function referencesOf(db: Database, manifestIds: number[]): Name[] {
   return db
     .query<{ id: bigint; manifest_id: bigint; reference: unknown; updated_at: unknown }, [string]>(
       `SELECT id, manifest_id, reference, updated_at
-       FROM image_ref ${asked === "table" ? "NOT INDEXED" : ""}
+       FROM image_ref
        WHERE manifest_id IN (SELECT value FROM json_each(?))
        ORDER BY id`,
     )

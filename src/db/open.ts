@@ -222,7 +222,7 @@ function hasSettledShape(db: Database, path: string, patienceMs = BUSY_TIMEOUT_M
 
 /** Whether the database has every table and column; false if it has no table at all; throws `damaged` in between. */
 function hasShape(db: Database, path: string): boolean {
-  if (Object.entries(SHAPE).every(([table, columns]) => canSelect(db, table, columns))) return true;
+  if (areTables(db) && Object.entries(SHAPE).every(([table, columns]) => canSelect(db, table, columns))) return true;
   const present = db
     .query<{ name: string }, []>(
       `SELECT m.name || '.' || c.name AS name
@@ -239,6 +239,17 @@ function hasShape(db: Database, path: string): boolean {
     "damaged",
     `the database "${path}" is not a catalogue that larder knows: ${missing} is missing`,
   );
+}
+
+function areTables(db: Database): boolean {
+  const { n } = db
+    .query<{ n: bigint }, [string]>(
+      `SELECT count(*) AS n
+       FROM sqlite_master
+       WHERE type = 'table' AND name IN (SELECT value FROM json_each(?))`,
+    )
+    .get(JSON.stringify(Object.keys(SHAPE)))!;
+  return Number(n) === Object.keys(SHAPE).length;
 }
 
 // Only compiled, never run: a tenth of the time that listing every table's columns takes, and nearly always enough.

@@ -23,7 +23,7 @@ export interface LayerUsage {
   manifests: number;
 }
 
-/** Every manifest, in the order of the rows, and the diff IDs of the layers that none of them has. */
+/** Every manifest, in the order of the rows, and the diff IDs of the layers that no row of `manifest_layer` names. */
 export function listUsage(db: Database): { manifests: ManifestUsage[]; orphans: string[] } {
   const manifests = new Map<number, ManifestUsage>();
   for (const { id, digest, created_at } of manifestRows(db)) {
@@ -50,7 +50,9 @@ export function listUsage(db: Database): { manifests: ManifestUsage[]; orphans: 
       { diffId: String(row.diff_id), lastUsedAt: toMs(row.last_used_at), manifests: 0 },
     ]),
   );
+  const held = new Set<number>();
   for (const { manifest_id, layer_id } of junctionRows(db)) {
+    held.add(Number(layer_id));
     const layer = layers.get(Number(layer_id));
     const manifest = manifests.get(Number(manifest_id));
     // One manifest may hold the same layer twice.
@@ -58,7 +60,7 @@ export function listUsage(db: Database): { manifests: ManifestUsage[]; orphans: 
     layer.manifests++;
     manifest.layers.push(layer);
   }
-  const orphans = [...layers.values()].filter((layer) => layer.manifests === 0).map(({ diffId }) => diffId);
+  const orphans = [...layers].filter(([id]) => !held.has(id)).map(([, { diffId }]) => diffId);
   return { manifests: [...manifests.values()], orphans };
 }
 

@@ -103,7 +103,7 @@ export function parseJson(text: string, source: string): unknown {
 
 // Whether a number could be lost that only its text tells: a size of 16 digits, one written as `1.0` or `1e3`, or a key
 // behind an escape. Hardly any document has one, and to be told each value's text makes parsing several times slower.
-const UNUSUAL = /\\u|"size_bytes"\s*:\s*(?!null|(?:0|[1-9]\d{0,14})\s*[,}])/;
+const UNUSUAL = /\\u|"size_bytes"\s*:(?!\s*(?:null|(?:0|[1-9]\d{0,14})\s*[,}]))/;
 
 function exactSize(key: string, value: unknown, context?: Source): unknown {
   return key === "size_bytes" && typeof value === "number" && /^-?\d+$/.test(context?.source ?? "")

@@ -47,7 +47,7 @@ export interface CollectionPlan {
   layerRows: DoomedLayer[];
   /** Digests of the manifests that go: those of `leaving` that keep no name. */
   manifests: string[];
-  /** Their diff IDs. */
+  /** Diff IDs of those layers. */
   layers: string[];
   /** Rows that are left, because what they hold is no digest. */
   unsafe: string[];
@@ -180,44 +180,59 @@ export async function collectRows(
   larder: Larder,
   plan: CollectionPlan,
   pins: PinWatch,
-  options: SweepOptions,
-): Promise<CollectedRows> {
-  const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
-  try {
-    await collectBatches(larder, plan, pins, options, rows);
-    return rows;
-  } catch (failure) {
-    if (rows.manifests.length + rows.references.length + rows.layers.length === 0) throw failure;
-    return { ...rows, failure };
-  }
-}
-
-async function collectBatches(
-  larder: Larder,
-  plan: CollectionPlan,
-  pins: PinWatch,
   { stopped }: SweepOptions,
-  rows: CollectedRows,
-): Promise<void> {
+): Promise<CollectedRows> {
   const { db } = larder;
+  const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
   // Digests are spread over the whole of their indexes, which each batch reads and writes anew where they do not fit.
   db.run("PRAGMA cache_size = -16384");
-  const manifests = new BatchSize(200);
-  for (let i = 0; i < plan.leaving.length && !stopped?.(); ) {
-    const batch = plan.leaving.slice(i, i + manifests.size);
-    i += batch.length;
-    const done = manifests.run(db, () => collectBatch(larder, batch, pins));
-    rows.references.push(...done.references);
-    rows.manifests.push(...done.manifests);
-    rows.spared.push(...done.spared);
-    // Between two transactions: signals are heard here.
-    await Bun.sleep(0);
+  try {
+    await inBatches(
+      db,
+      plan.leaving,
+      200,
+      stopped,
+      (batch) => collectBatch(larder, batch, pins),
+      (done) => {
+        rows.references.push(...done.references);
+        rows.manifests.push(...done.manifests);
+        rows.spared.push(...done.spared);
+      },
+    );
+  } catch (failure) {
+    if (!hasCollected(rows)) throw failure;
+    rows.failure = failure;
   }
-  const layers = new BatchSize(1000);
-  for (let i = 0; i < plan.layerRows.length && !stopped?.(); ) {
-    const ids = plan.layerRows.slice(i, i + layers.size).map(({ id }) => id);
-    i += ids.length;
-    rows.layers.push(...layers.run(db, () => deleteOrphans(db, ids)));
+  try {
+    // After a failure too: the files that make room are those of layers.
+    const dropRows = (batch: DoomedLayer[]) =>
+      deleteOrphans(
+        db,
+        batch.map(({ id }) => id),
+      );
+    await inBatches(db, plan.layerRows, 1000, stopped, dropRows, (done) => rows.layers.push(...done));
+  } catch (failure) {
+    if (!hasCollected(rows)) throw failure;
+    rows.failure ??= failure;
+  }
+  return rows;
+}
+
+/** Runs a change on a few items after the other, a transaction each, and gives what it made to `take` once committed. */
+async function inBatches<T, R>(
+  db: Database,
+  items: T[],
+  firstSize: number,
+  stopped: SweepOptions["stopped"],
+  change: (batch: T[]) => R,
+  take: (done: R) => void,
+): Promise<void> {
+  const batches = new BatchSize(firstSize);
+  for (let i = 0; i < items.length && !stopped?.(); ) {
+    const batch = items.slice(i, i + batches.size);
+    i += batch.length;
+    take(batches.run(db, () => change(batch)));
+    // Between two transactions: signals are heard here.
     await Bun.sleep(0);
   }
 }

@@ -88,7 +88,7 @@ export function listPage(larder: Larder, filter: Filter, all: boolean, limit: nu
     const rows =
       isPlain && hasUniformTimes(larder.db)
         ? listFirstImages(larder.db, limit + 1)
-        : // By time, and not by its text as SQLite sorts: the cursor knows no other order.
+        : // By time, and not by its text as the list is sorted: the cursor knows no other order.
           [...eachRow(larder, filter, all, pins)].sort((a, b) => (isBehind(positionOf(a), positionOf(b)) ? 1 : -1));
     const first = after === undefined ? 0 : rows.findIndex((row) => isBehind(positionOf(row), after));
     const page = first < 0 ? [] : rows.slice(first, first + limit);

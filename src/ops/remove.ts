@@ -1,5 +1,5 @@
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
-import { refuseDamagedTables, refuseLostLayers } from "../db/integrity.ts";
+import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
@@ -52,6 +52,7 @@ export interface RemoveReport extends DiskReport {
 /** Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. */
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
+  refuseDamaged(db, larder.home.database);
   const pins = new PinWatch(larder);
   const decide = () => decideRemoval(larder, options, pins);
   const planned = readTransaction(db, decide);
@@ -83,7 +84,6 @@ interface Removal extends Doomed {
 
 function decideRemoval(larder: Larder, options: RemoveOptions, pins: PinWatch): Removal {
   const { db } = larder;
-  refuseDamagedTables(db, larder.home.database);
   const asked = findAsked(larder, options.references);
   const plan = planRemoval(asked, countNames(larder, asked), pins.read(), options);
   const layers = plan.collect.length === 0 ? [] : layersOnlyOf(db, ids(plan.collect));
@@ -184,11 +184,10 @@ function findAsked(larder: Larder, references: string[]): Asked[] {
   return [...new Set(references)].map((text) => ({ text, rows: findImages(larder.db, text) }));
 }
 
-// Asked twice: a name that either the table or its index knows keeps the image.
 function countNames({ db }: Larder, asked: Asked[]): Map<number, Set<number>> {
   const manifests = asked.flatMap(({ rows }) => rows.flatMap(({ manifestId }) => manifestId ?? []));
   const names = new Map<number, Set<number>>();
-  for (const { id, manifestId } of [...referencesOf(db, manifests), ...referencesOf(db, manifests, "table")]) {
+  for (const { id, manifestId } of referencesOf(db, manifests)) {
     const ids = names.get(manifestId) ?? new Set();
     names.set(manifestId, ids.add(id));
   }

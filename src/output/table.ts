@@ -10,23 +10,15 @@ const GAP = "  ";
 // No narrower is a column cut: less would say nothing.
 const LEAST = 12;
 
-// A cell's text as a terminal may have it, and how many columns it takes there.
-interface Cell {
-  text: string;
-  width: number;
-}
-
 /** A table with a head, as wide as its cells; `width` limits it on a terminal. The last column is not padded. */
 export function renderTable(columns: Column[], rows: string[][], width?: number): string {
-  const lines = [columns.map(({ title }) => toCell(title)), ...rows.map((row) => row.map(toCell))];
-  const widths = columns.map((_, i) => lines.reduce((widest, line) => Math.max(widest, line[i]!.width), 0));
+  const lines = [columns.map(({ title }) => title), ...rows.map((row) => row.map(printable))];
+  const widths = columns.map(() => 0);
+  for (const line of lines) for (let i = 0; i < widths.length; i++) widths[i] = Math.max(widths[i]!, widthOf(line[i]!));
   if (width !== undefined) shrink(columns, widths, width);
-  return lines.map((line) => `${renderLine(columns, line, widths)}\n`).join("");
-}
-
-function toCell(value: string): Cell {
-  const text = printable(value);
-  return { text, width: widthOf(text) };
+  let table = "";
+  for (const line of lines) table += `${renderLine(columns, line, widths)}\n`;
+  return table;
 }
 
 function shrink(columns: Column[], widths: number[], width: number): void {
@@ -38,14 +30,15 @@ function shrink(columns: Column[], widths: number[], width: number): void {
   }
 }
 
-function renderLine(columns: Column[], line: Cell[], widths: number[]): string {
+function renderLine(columns: Column[], line: string[], widths: number[]): string {
   let rendered = "";
   for (let i = 0; i < line.length; i++) {
-    const { text, width } = cut(line[i]!, widths[i]!);
-    const padding = " ".repeat(Math.max(widths[i]! - width, 0));
+    const text = cut(line[i]!, widths[i]!);
     if (i > 0) rendered += GAP;
-    if (columns[i]!.align === "right") rendered += padding + text;
-    else rendered += i === line.length - 1 ? text : text + padding;
+    const isLast = i === line.length - 1;
+    // What is wider on a terminal than it is long has to be padded by less.
+    const length = isLast && columns[i]!.align !== "right" ? 0 : widths[i]! - widthOf(text) + text.length;
+    rendered += columns[i]!.align === "right" ? text.padStart(length) : text.padEnd(length);
   }
   return rendered;
 }
@@ -63,12 +56,12 @@ function widthOf(text: string): number {
 const PLAIN = /^[ -~]*$/;
 
 // The end of a reference, its tag, tells more than its middle.
-function cut(cell: Cell, width: number): Cell {
-  if (cell.width <= width) return cell;
-  const characters = Array.from(cell.text);
+function cut(text: string, width: number): string {
+  if (widthOf(text) <= width) return text;
+  const characters = Array.from(text);
   const tail = fitting(characters.toReversed(), Math.floor((width - 1) / 2));
   const head = fitting(characters, width - 1 - Math.floor((width - 1) / 2));
-  return toCell(`${head.join("")}…${tail.toReversed().join("")}`);
+  return `${head.join("")}…${tail.toReversed().join("")}`;
 }
 
 // The first characters that are together no wider than `width`: some take two columns of a terminal.

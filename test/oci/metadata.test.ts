@@ -274,6 +274,29 @@ describe("parseJson", () => {
     });
     expect(parseJson('{"size_bytes":1.0}', "F")).toEqual({ size_bytes: 1 });
   });
+
+  // What is plainly written is read by a shorter way than the rest.
+  test.each([
+    ["0", 0n],
+    ["999999999999999", 999999999999999n],
+    ["9007199254740993", 9007199254740993n],
+    ["-1", -1n],
+    ["-0", 0n],
+    ["1e3", 1000],
+    ["1.0", 1],
+    ["12345678901234.5", 12345678901234.5],
+    ["null", null],
+    ['"1"', "1"],
+    ["[1]", [1]],
+  ])("reads a size of %s as %p, however it is spaced and its key is written", (written, value) => {
+    for (const text of [
+      `{"a":{"size_bytes":${written}}}`,
+      `{ "a" : { "size_bytes" : ${written} } }`,
+      `{"a":{"size_bytes":\n\t${written}\n}}`,
+      `{"a":{"size\\u005fbytes":${written}}}`,
+    ])
+      expect([text, parseJson(text, "F")]).toEqual([text, { a: { size_bytes: value } }]);
+  });
 });
 
 describe("platformOf", () => {

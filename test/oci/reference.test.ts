@@ -4,6 +4,7 @@ import { LarderError } from "../../src/error.ts";
 import {
   cacheKey,
   canonicalKey,
+  canonicalOrNull,
   canonicalReference,
   isReference,
   parseReference,
@@ -176,6 +177,19 @@ describe("canonicalReference", () => {
   test.each(ACCEPTED)("makes of %s %s", (typed, canonical) => {
     expect(canonicalReference(typed)).toBe(canonical);
     expect(isReference(typed)).toBe(true);
+  });
+});
+
+describe("canonicalReference of what is canonical already", () => {
+  test("is the same text up to the longest repository, and none beyond it", () => {
+    for (let length = 180; length <= 300; length++) {
+      const repository = "r".repeat(length);
+      const text = `registry.example.com/${repository}:1.0`;
+      expect(canonicalOrNull(text)).toBe(length <= 255 ? text : null);
+    }
+    const tag = "t".repeat(128);
+    expect(canonicalOrNull(`registry.example.com/a:${tag}`)).toBe(`registry.example.com/a:${tag}`);
+    expect(canonicalOrNull(`registry.example.com/a:${tag}t`)).toBe(null);
   });
 });
 

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import type { ImageRow } from "../../src/db/images.ts";
 import type { Pin, Pins } from "../../src/db/pins.ts";
+import { FileLock } from "../../src/host/flock.ts";
+import { cacheKey } from "../../src/oci/reference.ts";
 import { planRemoval, remove } from "../../src/ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../../src/ops/sweep.ts";
 import { at, digestOf, Store } from "../store.ts";
@@ -147,6 +149,25 @@ describe("remove", () => {
     for (const table of ["larder_notes", "volume", "sandbox"]) expect(count(table)).toEqual({ n: 1n });
     expect(larder.db.query("SELECT count(*) AS n FROM seaql_migrations").get()).toEqual({ n: 6n });
     expect(store.files()).toEqual(["layers/foreign"]);
+  });
+
+  test.each([
+    ["a name", (store: Store) => store.sql("INSERT INTO image_ref (reference, manifest_id) VALUES ('alias:1', 1)")],
+    ["a pin", (store: Store) => store.sandbox("web", JSON.stringify({ manifest_digest: digestOf("one") }))],
+  ])("decides again when the image has got %s since it was planned", async (_, change) => {
+    using store = await Store.make({ one: { references: [ONE], layers: ["base"] } });
+    const files = store.files();
+    using larder = store.open();
+    // A pull of it, for which the removal waits.
+    const lock = FileLock.take(larder.cache.metadata(cacheKey(ONE)).lock!)!;
+    const removal = remove(larder, { ...options, references: [ONE] });
+    change(store);
+    lock.release();
+    const report = await removal;
+    expect(report.layers).toEqual([]);
+    expect(store.files().filter((path) => !path.startsWith("manifests/"))).toEqual(
+      files.filter((path) => !path.startsWith("manifests/")),
+    );
   });
 
   test("removes a layer that one image has twice", async () => {
