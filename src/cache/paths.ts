@@ -149,7 +149,7 @@ export class CachePaths {
   /** What the entry `name` of `folder` is. */
   classify(folder: Folder, name: string): CacheFile {
     const path = this.at(folder, name);
-    if (name.endsWith(".lock")) return { kind: "lock", path };
+    if (isLock(name)) return { kind: "lock", path };
     if (folder === "tmp") return this.classifyStaging(path, name);
     if (folder === "manifests") return this.classifyMetadata(path, name);
     return this.classifyArtifact(folder, name) ?? { kind: name.endsWith(".part") ? "staging" : "foreign", path };
@@ -195,6 +195,11 @@ export class CachePaths {
     if (ending === ".spool" || ending === ".erofs.part") return this.layerLock(digest);
     return undefined;
   }
+}
+
+/** Whether an entry is a lock, whatever its folder. */
+export function isLock(name: string): boolean {
+  return name.endsWith(".lock");
 }
 
 /** Whether a lock in this folder is held by a running pull, stitch or flattening, and not only by a layer's build. */

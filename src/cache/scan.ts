@@ -1,19 +1,17 @@
 import { join } from "node:path";
 import { namesIn } from "./file.ts";
-import { type CacheFile, type CachePaths, FOLDERS, type Folder, LOCK_FOLDER } from "./paths.ts";
+import { type CacheFile, type CachePaths, FOLDERS, type Folder, isLock, LOCK_FOLDER } from "./paths.ts";
 
 /** Every entry of the cache but locks, by name alone; folders come in the order in which they are safe to sweep. */
 export function* scanCache(cache: CachePaths, folders: readonly Folder[] = FOLDERS): Generator<CacheFile> {
-  for (const file of scanFolders(cache, folders)) if (file.kind !== "lock") yield file;
+  // A half of all entries, and more where msb downloaded much.
+  for (const folder of folders)
+    for (const name of namesIn(cache.folder(folder))) if (!isLock(name)) yield cache.classify(folder, name);
 }
 
 /** The same with the locks. */
 export function* scanEverything(cache: CachePaths): Generator<CacheFile> {
-  yield* scanFolders(cache, FOLDERS);
+  for (const folder of FOLDERS) for (const name of namesIn(cache.folder(folder))) yield cache.classify(folder, name);
   for (const name of namesIn(cache.folder(LOCK_FOLDER)))
     yield { kind: "lock", path: join(cache.folder(LOCK_FOLDER), name) };
-}
-
-function* scanFolders(cache: CachePaths, folders: readonly Folder[]): Generator<CacheFile> {
-  for (const folder of folders) for (const name of namesIn(cache.folder(folder))) yield cache.classify(folder, name);
 }

@@ -43,6 +43,7 @@ export function parseReference(text: string): Reference {
 
 /** Whether `text` parses as a reference. */
 export function isReference(text: string): boolean {
+  if (isPlain(text)) return true;
   try {
     parseReference(text);
     return true;
@@ -69,9 +70,13 @@ const PLAIN =
   /^(?!(?:index\.)?docker\.io[/:])[a-z0-9]+(?:-[a-z0-9]+)*(?:\.[a-z0-9]+(?:-[a-z0-9]+)*)+(?:\/[a-z0-9]+(?:[._-][a-z0-9]+)*)+:\w[\w.-]{0,127}$/;
 const LONGEST_PLAIN = 255;
 
+function isPlain(text: string): boolean {
+  return text.length <= LONGEST_PLAIN && PLAIN.test(text);
+}
+
 /** A reference's canonical form, under which msb keys its metadata file; throws `invalid`. */
 export function canonicalReference(text: string): string {
-  return text.length <= LONGEST_PLAIN && PLAIN.test(text) ? text : writeReference(parseReference(text));
+  return isPlain(text) ? text : writeReference(parseReference(text));
 }
 
 /** The same, or null for what is no reference. */
