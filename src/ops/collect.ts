@@ -239,6 +239,7 @@ async function inBatches<T, R>(
 
 // How long one transaction should last: msb takes the write lock at every start.
 const BATCH_MS = 60;
+const MOST_ROWS = 10_000;
 
 /** How many rows one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
 class BatchSize {
@@ -252,7 +253,7 @@ class BatchSize {
       return change();
     });
     const took = performance.now() - start;
-    this.size = Math.min(Math.max(Math.round((this.size * BATCH_MS) / took), 20), 2 * this.size);
+    this.size = Math.min(Math.max(Math.round((this.size * BATCH_MS) / took), 20), 2 * this.size, MOST_ROWS);
     return result;
   }
 }

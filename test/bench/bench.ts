@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, unlinkSync, writeFileSync } from "node:fs";
 import { cpus, release } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -349,8 +349,8 @@ function deleteMany(shop: Workshop): void {
         use((home) => {
           // The artifacts without their locks, which larder leaves.
           for (const name of readdirSync(artifacts(home)).filter((name) => name.endsWith(".lock")))
-            Bun.file(join(artifacts(home), name)).delete();
-          Bun.sleepSync(100);
+            unlinkSync(join(artifacts(home), name));
+          Bun.spawnSync(["sync"]);
           return time(["rm", "-rf", artifacts(home)]);
         }),
     },
