@@ -2,6 +2,7 @@ import { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { exitCode, LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
+import { type Larder, openToRead, openToWrite } from "../larder.ts";
 import type { DiskReport } from "../ops/report.ts";
 import { printable } from "../output/table.ts";
 import { count } from "../output/units.ts";
@@ -23,11 +24,20 @@ export function sayUnsafe(rows: string[]): void {
   for (const row of rows) say(`left ${printable(row)}: it is no digest`);
 }
 
-/** Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same. */
-export function refuseWithoutCatalogue({ database, cache }: Home, what: string): void {
-  for (const { path } of scanCache(new CachePaths(cache))) {
-    throw new LarderError("unaccounted", `${what}: there is no catalogue at "${database}" to account for "${path}"`);
-  }
+/**
+ * Opens a home for a command that sweeps, to read where it only plans. Undefined, and said, where there is nothing to do:
+ * no catalogue and no file. Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same.
+ */
+export function openToSweep(home: Home, isDryRun: boolean, verb: string): Larder | undefined {
+  const larder = isDryRun ? openToRead(home) : openToWrite(home);
+  if (larder) return larder;
+  for (const { path } of scanCache(new CachePaths(home.cache)))
+    throw new LarderError(
+      "unaccounted",
+      `nothing was swept: there is no catalogue at "${home.database}" to account for "${path}"`,
+    );
+  say(`Nothing to ${verb} (there is no catalogue at "${home.database}")`);
+  return undefined;
 }
 
 /** Says why only staging was swept, and returns the exit code for it. */

@@ -1,13 +1,13 @@
-import { openToRead, openToWrite, withLarder } from "../larder.ts";
+import { withLarder } from "../larder.ts";
 import { type GcReport, gc } from "../ops/gc.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
 import { formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { refuseWithoutCatalogue, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { openToSweep, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
-import { emit, say } from "./terminal.ts";
+import { emit } from "./terminal.ts";
 
 export default defineCommand({
   name: "gc",
@@ -25,13 +25,8 @@ export default defineCommand({
   exits: [[5, "the catalogue does not account for its cache, or what is in use cannot be told"]],
   async run({ flags, format, home }) {
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const where = home();
-    const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
-    if (!larder) {
-      refuseWithoutCatalogue(where, "nothing was swept");
-      say(`Nothing to collect (there is no catalogue at "${where.database}")`);
-      return 0;
-    }
+    const larder = openToSweep(home(), flags["dry-run"], "collect");
+    if (!larder) return 0;
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const report = await withLarder(larder, (larder) =>

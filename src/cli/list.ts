@@ -1,7 +1,7 @@
 import { parseFilters } from "../input/filter.ts";
 import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
-import { type Handle, readList } from "../ops/images.ts";
+import { type Handle, list } from "../ops/images.ts";
 import { type Column, printable, renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
@@ -39,9 +39,7 @@ export default defineCommand({
     // Only text leaves the transaction: a slow reader must not keep msb from folding its write-ahead log in.
     const render = (handles: Iterable<Handle>) =>
       format !== "table" ? [...partsOf(format, handles)] : [flags.quiet ? renderNames(handles) : renderList(handles)];
-    const parts = larder
-      ? await withLarder(larder, (larder) => readList(larder, filter, flags.all, render))
-      : render([]);
+    const parts = larder ? await withLarder(larder, (larder) => list(larder, filter, flags.all, render)) : render([]);
     await printParts(parts);
     if (!larder) say(`No images (there is no catalogue at "${database}")`);
     else if (parts[0] === "" && !flags.quiet) say("No images");

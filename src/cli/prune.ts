@@ -1,14 +1,14 @@
 import { readFileSync } from "node:fs";
 import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { parsePolicy } from "../input/policy.ts";
-import { openToRead, openToWrite, withLarder } from "../larder.ts";
+import { withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type PruneReport, prune } from "../ops/prune.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable, renderTable } from "../output/table.ts";
 import { count, formatSize, parseDuration } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { refuseWithoutCatalogue, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { openToSweep, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
@@ -63,13 +63,8 @@ export default defineCommand({
   async run({ flags, format, home }) {
     const policy = parsePolicy({ ...flags, keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)] });
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const where = home();
-    const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
-    if (!larder) {
-      refuseWithoutCatalogue(where, "nothing was swept");
-      say(`Nothing to prune (there is no catalogue at "${where.database}")`);
-      return 0;
-    }
+    const larder = openToSweep(home(), flags["dry-run"], "prune");
+    if (!larder) return 0;
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const report = await withLarder(larder, (larder) =>

@@ -40,7 +40,7 @@ const COLUMNS = `
        m.layer_count AS layer_count,
        m.total_size_bytes AS size_bytes`;
 
-/** Every reference, newest first, undated last, as msb orders them (interop §6). Each row is parsed when it is asked for. */
+/** Every reference, newest first, undated last, as msb orders them (interop §6); each parsed when it is asked for. */
 export function* eachImage(db: Database): Generator<ImageRow> {
   const rows = db
     .query<Row, []>(

@@ -59,8 +59,9 @@ const INDEXES = `
 `;
 
 /**
- * Opens the catalogue for reading: writes nothing, waits for no writer, and for a lock up to `patienceMs`. Undefined where there is no database, or one
- * without any table. Throws `damaged` for a file that is no catalogue, `failed` where it cannot be opened.
+ * Opens the catalogue for reading: writes nothing, waits for no writer, and for a lock up to `patienceMs`. Undefined
+ * where there is no database, or one without any table. Throws `damaged` for a file that is no catalogue, `failed` where
+ * it cannot be opened.
  */
 export function openForReading(path: string, patienceMs = BUSY_TIMEOUT_MS): Database | undefined {
   if (!isThere(path)) return undefined;

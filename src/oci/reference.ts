@@ -103,7 +103,13 @@ export function cacheKey(reference: string): string {
   return canonicalKey(canonicalReference(reference));
 }
 
-/** The same for what is canonical already, which cannot always be typed (see `spellings`). */
+/** The same, or null for what is no reference. */
+export function cacheKeyOrNull(reference: string): string | null {
+  const canonical = canonicalOrNull(reference);
+  return canonical === null ? null : canonicalKey(canonical);
+}
+
+/** The key of what is canonical already, which cannot always be typed (see `spellings`). */
 export function canonicalKey(canonical: string): string {
   return new Bun.CryptoHasher("sha256").update(canonical).digest("hex");
 }

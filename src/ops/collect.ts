@@ -187,30 +187,24 @@ export async function collectRows(
   // Digests are spread over the whole of their indexes, which each batch reads and writes anew where they do not fit.
   db.run("PRAGMA cache_size = -16384");
   try {
-    await inBatches(
-      db,
-      plan.leaving,
-      200,
-      stopped,
-      (batch) => collectBatch(larder, batch, pins),
-      (done) => {
-        rows.references.push(...done.references);
-        rows.manifests.push(...done.manifests);
-        rows.spared.push(...done.spared);
-      },
-    );
+    const collect = (batch: Leaving[]) => collectBatch(larder, batch, pins);
+    for await (const done of inBatches(db, plan.leaving, 200, stopped, collect)) {
+      rows.references.push(...done.references);
+      rows.manifests.push(...done.manifests);
+      rows.spared.push(...done.spared);
+    }
   } catch (failure) {
     if (!hasCollected(rows)) throw failure;
     rows.failure = failure;
   }
   try {
     // After a failure too: the files that make room are those of layers.
-    const dropRows = (batch: DoomedLayer[]) =>
+    const drop = (batch: DoomedLayer[]) =>
       deleteOrphans(
         db,
         batch.map(({ id }) => id),
       );
-    await inBatches(db, plan.layerRows, 1000, stopped, dropRows, (done) => rows.layers.push(...done));
+    for await (const diffIds of inBatches(db, plan.layerRows, 1000, stopped, drop)) rows.layers.push(...diffIds);
   } catch (failure) {
     if (!hasCollected(rows)) throw failure;
     rows.failure ??= failure;
@@ -218,20 +212,19 @@ export async function collectRows(
   return rows;
 }
 
-/** Runs a change on a few items after the other, a transaction each, and gives what it made to `take` once committed. */
-async function inBatches<T, R>(
+/** Runs a change on a few items after the other, a transaction each, and yields what it made of them once committed. */
+async function* inBatches<T, R>(
   db: Database,
   items: T[],
   firstSize: number,
   stopped: SweepOptions["stopped"],
   change: (batch: T[]) => R,
-  take: (done: R) => void,
-): Promise<void> {
+): AsyncGenerator<R> {
   const batches = new BatchSize(firstSize);
   for (let i = 0; i < items.length && !stopped?.(); ) {
     const batch = items.slice(i, i + batches.size);
     i += batch.length;
-    take(batches.run(db, () => change(batch)));
+    yield batches.run(db, () => change(batch));
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
   }

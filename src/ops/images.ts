@@ -50,13 +50,11 @@ export interface Filter {
   digest?: string[];
 }
 
-/** Handles, newest first; `all` shows untagged manifests too, after the names. */
-export function list(larder: Larder, filter: Filter = {}, all = false): Handle[] {
-  return readList(larder, filter, all, (handles) => [...handles]);
-}
-
-/** What `use` makes of the same handles, which it is given one by one: of a long list only its text need be kept. */
-export function readList<T>(larder: Larder, filter: Filter, all: boolean, use: (handles: Iterable<Handle>) => T): T {
+/**
+ * What `use` makes of the handles, newest first; `all` shows untagged manifests too, after the names. It is given them one
+ * by one, and inside one view of the catalogue: of a long list only its text need be kept.
+ */
+export function list<T>(larder: Larder, filter: Filter, all: boolean, use: (handles: Iterable<Handle>) => T): T {
   return readTransaction(larder.db, () => use(eachHandle(larder, filter, all)));
 }
 

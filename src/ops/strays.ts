@@ -12,7 +12,7 @@ import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifest
 import { namePins, type Pins } from "../db/pins.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
-import { cacheKey, isReference } from "../oci/reference.ts";
+import { cacheKeyOrNull } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
 
 /** Files that no row accounts for: old enough to go, or too young yet. */
@@ -57,7 +57,7 @@ function skip({ kind, path }: Target, reason: string): Skipped {
 
 function* unaccounted(larder: Larder): Generator<CacheFile> {
   const { db } = larder;
-  const keys = new Recorded(() => listReferences(db).filter(isReference).map(cacheKey));
+  const keys = new Recorded(() => listReferences(db).flatMap((reference) => cacheKeyOrNull(reference) ?? []));
   const manifests = new Recorded(() => listManifestDigests(db));
   const diffIds = new Recorded(() => listDiffIds(db));
   const blobs = new FlatBlobs();

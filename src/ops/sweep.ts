@@ -15,7 +15,7 @@ import { LarderError } from "../error.ts";
 import { isLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
-import { cacheKey, canonicalKey, isReference } from "../oci/reference.ts";
+import { cacheKeyOrNull, canonicalKey } from "../oci/reference.ts";
 import { PinWatch } from "./pins.ts";
 
 /** How a sweep treats time and interruption. */
@@ -108,8 +108,8 @@ function findWriter(cache: CachePaths, path: string, lock: string, now: number, 
 class Wants {
   private readonly young: YoungMetadataFiles;
   private readonly pins: PinWatch;
-  private readonly keys = new Map<string, string | undefined>();
-  private named: Set<string | undefined> | undefined;
+  private readonly keys = new Map<string, string | null>();
+  private named: Set<string | null> | undefined;
   private blobs: FlatBlobs | undefined;
   private unrecorded: YoungMetadata[] | undefined;
 
@@ -164,9 +164,9 @@ class Wants {
     return this.named.has(key);
   }
 
-  private keyOf(reference: string): string | undefined {
-    if (!this.keys.has(reference)) this.keys.set(reference, isReference(reference) ? cacheKey(reference) : undefined);
-    return this.keys.get(reference);
+  private keyOf(reference: string): string | null {
+    if (!this.keys.has(reference)) this.keys.set(reference, cacheKeyOrNull(reference));
+    return this.keys.get(reference) ?? null;
   }
 }
 

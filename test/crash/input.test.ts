@@ -78,7 +78,10 @@ const UNREAD = [
 
 /** Everything larder can be asked for, and then everything it can be told to do. */
 const WORK: [name: string, work: (larder: Larder) => unknown][] = [
-  ["list", (larder) => toJson(list(larder, { labels: [{ key: "a" }], reference: ["*"] }, true))],
+  [
+    "list",
+    (larder) => list(larder, { labels: [{ key: "a" }], reference: ["*"] }, true, (handles) => toJson([...handles])),
+  ],
   ["inspect", (larder) => toJson(inspect(larder, REFERENCES[2]!.typed))],
   ["df", (larder) => toJson(df(larder))],
   ["check", async (larder) => toJson(await check(larder, { deep: true, grace: 0 }))],

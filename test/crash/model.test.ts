@@ -431,7 +431,7 @@ class Pair {
     const { oracle, larder } = this;
     expect(this.catalogue()).toEqual(this.expectedCatalogue());
     expectSame(filesUnder(this.home.cache), [...oracle.files.keys()]);
-    const handles = list(larder, {}, true).map(
+    const handles = list(larder, {}, true, (each) => [...each]).map(
       ({ reference, digest, created_at, last_used_at, pinned_by, damage, layer_count, size_bytes }) =>
         [
           ...[reference, digest, created_at, last_used_at, layer_count, size_bytes],
