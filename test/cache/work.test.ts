@@ -40,6 +40,18 @@ describe("findRunningWork", () => {
     },
   );
 
+  test("finds the one that is held among thousands", async () => {
+    using folder = new TemporaryFolder();
+    const cache = new CachePaths(folder.path);
+    mkdirSync(join(folder.path, "fsmeta"));
+    for (let i = 0; i < 2500; i++)
+      writeFileSync(join(folder.path, "fsmeta", `sha256_${String(i).padStart(64, "0")}.erofs.lock`), "");
+    expect(findRunningWork(cache, Date.now(), GRACE)).toBeUndefined();
+    const path = join(folder.path, "fsmeta", `${S}.erofs.lock`);
+    await using _ = await LockHolder.hold(path);
+    expect(findRunningWork(cache, Date.now(), GRACE)).toBe(path);
+  });
+
   test("takes no notice of a layer's own lock: its delete asks for that one", async () => {
     using folder = new TemporaryFolder();
     await using _ = await LockHolder.hold(make(join(folder.path, "layers", `${S}.erofs.lock`)));
