@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import { isSystemError } from "../error.ts";
 import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
@@ -35,6 +36,7 @@ export function manifestNamedBy(path: string): Digest | undefined {
 
 /** A metadata file that was written lately, as its content says. */
 export interface YoungMetadata {
+  path: string;
   manifest: Digest;
   layers: Digest[];
 }
@@ -46,34 +48,49 @@ export interface YoungMetadata {
 export class YoungMetadataFiles {
   private seen = -1;
   private files: YoungMetadata[] = [];
+  private readonly folder: string;
 
   constructor(
     private readonly cache: CachePaths,
     private readonly now: () => number,
     private readonly grace: number,
-  ) {}
+  ) {
+    this.folder = cache.folder("manifests");
+  }
 
   /** Reads the folder again only if something was renamed into it since, or may have been within the clock's tick. */
   read(): YoungMetadata[] {
-    const folder = this.cache.folder("manifests");
-    const changed = measure(folder)?.mtimeMs ?? 0;
+    const changed = this.lastChange();
     if (changed !== this.seen) {
-      this.files = this.readFolder(folder);
+      // msb renames each such file into its place, so none is younger than the folder.
+      this.files = this.now() - changed < this.grace ? this.readFolder() : [];
       this.seen = Date.now() - changed < 100 ? -1 : changed;
     }
     return this.files;
   }
 
-  private readFolder(folder: string): YoungMetadata[] {
+  /** Runs a delete of one of these files. That larder itself changed the folder is no reason to read it again. */
+  removing<T>(path: string, remove: () => T): T {
+    const before = this.lastChange();
+    const result = remove();
+    this.files = this.files.filter((file) => file.path !== path || measure(path));
+    if (before === this.seen) this.seen = this.lastChange();
+    return result;
+  }
+
+  private lastChange(): number {
+    return statSync(this.folder, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  }
+
+  private readFolder(): YoungMetadata[] {
     const young: YoungMetadata[] = [];
-    for (const name of namesIn(folder)) {
+    for (const name of namesIn(this.folder)) {
       const file = this.cache.classify("manifests", name);
       const stat = file.kind === "metadata" ? measure(file.path) : undefined;
       if (!stat || this.now() - stat.mtimeMs >= this.grace) continue;
       try {
         const metadata = readMetadataFile(file.path);
-        if (metadata)
-          young.push({ manifest: metadata.manifest_digest, layers: metadata.layers.map(({ diff_id }) => diff_id) });
+        if (metadata) young.push(summarize(file.path, metadata));
       } catch (error) {
         // What it names may be wanted.
         if (isSystemError(error)) throw error;
@@ -81,4 +98,8 @@ export class YoungMetadataFiles {
     }
     return young;
   }
+}
+
+function summarize(path: string, { manifest_digest, layers }: ImageMetadata): YoungMetadata {
+  return { path, manifest: manifest_digest, layers: layers.map(({ diff_id }) => diff_id) };
 }

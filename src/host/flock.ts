@@ -1,6 +1,6 @@
 import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { isErrno, LarderError } from "../error.ts";
+import { isErrno, isSystemError, LarderError } from "../error.ts";
 import { loadLibc } from "./libc.ts";
 import { adopt, makeFolder } from "./ownership.ts";
 
@@ -35,6 +35,15 @@ export class FileLock {
       closeSync(fd);
     }
     return undefined;
+  }
+
+  /** Makes the file of a lock where it is missing; where it cannot, the one who takes the lock will hear of it. */
+  static provide(path: string): void {
+    try {
+      closeSync(openLockFile(path));
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+    }
   }
 
   /** The same, trying again for up to `ms` milliseconds; throws `busy` after that. */

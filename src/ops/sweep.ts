@@ -55,14 +55,17 @@ export async function sweep(
     now: larder.now,
     grace: options.grace,
     ...(options.isFirstStep && { isFirstStep: true }),
-    exclusively: (work) =>
+    exclusively: (work) => {
+      wants.lookAhead();
       explainSqlite(larder.home.database, () =>
         writeTransaction(db, () => {
           wants.begin();
           work();
         }),
-      ),
+      );
+    },
     wanted: wanted ?? ((file) => explainSqlite(larder.home.database, () => wants.reason(file))),
+    removing: (file, remove) => wants.removing(file, remove),
     ...(options.stopped && { stopped: options.stopped }),
     ...(options.progress && { progress: options.progress }),
   });
@@ -121,10 +124,19 @@ class Wants {
     this.pins = new PinWatch(larder);
   }
 
+  /** Gathers what takes long to gather, before the transaction: if nothing changes meanwhile it still holds inside. */
+  lookAhead(): void {
+    this.young.read();
+  }
+
   begin(): void {
     this.named = undefined;
     this.blobs = undefined;
     this.unrecorded = undefined;
+  }
+
+  removing<T>({ kind, path }: CacheFile, remove: () => T): T {
+    return kind === "metadata" ? this.young.removing(path, remove) : remove();
   }
 
   /** Asked in sweep order: metadata files before what they speak for, flat refs before blobs. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
-import { mkdirSync, renameSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { lutimesSync, mkdirSync, renameSync, symlinkSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { manifestNamedBy, readMetadata, readMetadataFile, YoungMetadataFiles } from "../../src/cache/metadata.ts";
 import { CachePaths } from "../../src/cache/paths.ts";
@@ -114,9 +114,45 @@ describe("YoungMetadataFiles", () => {
     mkdirSync(join(manifests, `${KEYS[4]}.json`));
     const young = new YoungMetadataFiles(cache, Date.now, GRACE).read();
     expect([...young].sort((a, b) => a.manifest.localeCompare(b.manifest))).toEqual([
-      { manifest: M, layers: [DIFF, M] },
-      { manifest: N, layers: [DIFF] },
+      { path: join(manifests, `${KEYS[0]}.json`), manifest: M, layers: [DIFF, M] },
+      { path: join(manifests, `${KEYS[1]}.json`), manifest: N, layers: [DIFF] },
     ] as never);
+  });
+
+  test("finds none in a folder that has been still for longer than grace, and looks through a link to it", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    renameSync(manifests, `${manifests}.real`);
+    symlinkSync(`${manifests}.real`, manifests);
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    const still = (Date.now() - GRACE - 1000) / 1000;
+    lutimesSync(manifests, still, still);
+    expect(new YoungMetadataFiles(cache, Date.now, GRACE).read()).toHaveLength(1);
+    utimesSync(manifests, still, still);
+    expect(new YoungMetadataFiles(cache, Date.now, GRACE).read()).toEqual([]);
+  });
+
+  test("leaves out what it was told goes, and sees what another renamed into the folder meanwhile", () => {
+    using folder = new TemporaryFolder();
+    const { cache, manifests } = cacheIn(folder);
+    const paths = KEYS.map((key) => join(manifests, `${key}.json`));
+    for (const key of KEYS.slice(0, 3)) put(manifests, `${key}.json`, document(M), 0);
+    const settled = Date.now() / 1000 - 60;
+    utimesSync(manifests, settled, settled);
+    const files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    const left = () =>
+      files
+        .read()
+        .map(({ path }) => path)
+        .sort();
+    expect(left()).toEqual(paths.slice(0, 3));
+    files.removing(paths[0]!, () => unlinkSync(paths[0]!));
+    expect(left()).toEqual(paths.slice(1, 3));
+    // Beyond the clock's tick, where the kernel gives times by that.
+    Bun.sleepSync(20);
+    put(manifests, `${KEYS[3]}.json`, document(N), 0);
+    files.removing(paths[1]!, () => unlinkSync(paths[1]!));
+    expect(left()).toEqual(paths.slice(2, 4));
   });
 
   test("counts a time in the future as young", () => {
