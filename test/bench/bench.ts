@@ -8,7 +8,7 @@ import { closeLarder, openOrCreate } from "../../src/larder.ts";
 import { parseMetadata } from "../../src/oci/metadata.ts";
 import { persist } from "../../src/ops/persist.ts";
 import { MSB } from "../interop/msb.ts";
-import { batchOf, fillDownloadLocks, fillStrays, referenceOf, Workshop } from "./home.ts";
+import { batchOf, fillDownloadLocks, fillStrays, referenceOf, settle, Workshop } from "./home.ts";
 import { type Point, plot } from "./plot.ts";
 import {
   buildFloor,
@@ -174,7 +174,11 @@ function large(shop: Workshop): void {
   compare(
     `\`rm\` of one image at ${LARGE}`,
     inTurn(PAIRS, {
-      larder: (turn) => runLarder(ours, ["rm", referenceOf(turn * 50)]),
+      larder: (turn) => {
+        // The turn before has deleted a metadata file: after a change to their folder larder looks at each for some minutes.
+        settle(join(ours, "cache"));
+        return runLarder(ours, ["rm", referenceOf(turn * 50)]);
+      },
       msb: (turn) => runMsb(theirs, ["image", "rm", referenceOf(turn * 50)]),
       floor: () => runFloor(["write", join(ours, "db", "msb.db")]),
     }),
