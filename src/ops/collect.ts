@@ -188,7 +188,7 @@ export async function collectRows(
   db.run("PRAGMA cache_size = -16384");
   try {
     const collect = (batch: Leaving[]) => collectBatch(larder, batch, pins);
-    for await (const done of inBatches(db, plan.leaving, 200, stopped, collect)) {
+    for await (const done of inBatches(db, plan.leaving, 800, stopped, collect)) {
       rows.references.push(...done.references);
       rows.manifests.push(...done.manifests);
       rows.spared.push(...done.spared);
@@ -204,7 +204,7 @@ export async function collectRows(
         db,
         batch.map(({ id }) => id),
       );
-    for await (const diffIds of inBatches(db, plan.layerRows, 1000, stopped, drop)) rows.layers.push(...diffIds);
+    for await (const diffIds of inBatches(db, plan.layerRows, 4000, stopped, drop)) rows.layers.push(...diffIds);
   } catch (failure) {
     if (!hasCollected(rows)) throw failure;
     rows.failure ??= failure;
