@@ -60,6 +60,21 @@ function unstem(text: string): Digest | undefined {
   return isDigest(digest) ? digest : undefined;
 }
 
+/** The name of a metadata file, by its key. */
+export function metadataName(key: string): string {
+  return `${key}.json`;
+}
+
+/** The name of a layer's artifact, by its diff ID, and of an fsmeta, by its manifest's digest. */
+export function erofsName(digest: Digest): string {
+  return `${stem(digest)}.erofs`;
+}
+
+/** The name of a VMDK, by its manifest's digest. */
+export function vmdkName(manifest: Digest): string {
+  return `${stem(manifest)}.vmdk`;
+}
+
 /** The files of one cache, by what they belong to. */
 export class CachePaths {
   private resolvedRoot: string | undefined;
@@ -87,13 +102,13 @@ export class CachePaths {
   }
 
   metadata(key: string): CacheFile & { key: string; lock: string } {
-    return { kind: "metadata", path: this.at("manifests", `${key}.json`), key, lock: this.metadataLock(key) };
+    return { kind: "metadata", path: this.at("manifests", metadataName(key)), key, lock: this.metadataLock(key) };
   }
 
   layer(diffId: Digest): CacheFile & { digest: Digest } {
     return {
       kind: "layer",
-      path: this.at("layers", `${stem(diffId)}.erofs`),
+      path: this.at("layers", erofsName(diffId)),
       digest: diffId,
       lock: this.layerLock(diffId),
     };
@@ -102,7 +117,7 @@ export class CachePaths {
   fsmeta(manifest: Digest): CacheFile & { digest: Digest } {
     return {
       kind: "fsmeta",
-      path: this.at("fsmeta", `${stem(manifest)}.erofs`),
+      path: this.at("fsmeta", erofsName(manifest)),
       digest: manifest,
       lock: this.fsmetaLock(manifest),
     };
@@ -111,7 +126,7 @@ export class CachePaths {
   vmdk(manifest: Digest): CacheFile & { digest: Digest } {
     return {
       kind: "vmdk",
-      path: this.at("vmdk", `${stem(manifest)}.vmdk`),
+      path: this.at("vmdk", vmdkName(manifest)),
       digest: manifest,
       lock: this.fsmetaLock(manifest),
     };

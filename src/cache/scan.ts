@@ -2,11 +2,20 @@ import { join } from "node:path";
 import { namesIn } from "./file.ts";
 import { type CacheFile, type CachePaths, FOLDERS, type Folder, isLock, LOCK_FOLDER } from "./paths.ts";
 
-/** Every entry of the cache but locks, by name alone; folders come in the order in which they are safe to sweep. */
-export function* scanCache(cache: CachePaths, folders: readonly Folder[] = FOLDERS): Generator<CacheFile> {
-  // A half of all entries, and more where msb downloaded much.
+/**
+ * Every entry of the cache but locks, by name alone; folders come in the order in which they are safe to sweep. Those
+ * that are `known` are left out, and not even classified.
+ */
+export function* scanCache(
+  cache: CachePaths,
+  folders: readonly Folder[] = FOLDERS,
+  known: { [F in Folder]?: { has(name: string): boolean } } = {},
+): Generator<CacheFile> {
   for (const folder of folders)
-    for (const name of namesIn(cache.folder(folder))) if (!isLock(name)) yield cache.classify(folder, name);
+    for (const name of namesIn(cache.folder(folder))) {
+      // A half of all entries, and more where msb downloaded much.
+      if (!isLock(name) && !known[folder]?.has(name)) yield cache.classify(folder, name);
+    }
 }
 
 /** The same with the locks. */

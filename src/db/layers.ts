@@ -169,22 +169,26 @@ export function layersOnlyOf(db: Database, manifestIds: number[]): DoomedLayer[]
  * One pass over all layers: for a few manifests `layersOnlyOf` is quicker.
  */
 export function unneededLayers(db: Database, leavingManifestIds: number[]): DoomedLayer[] {
-  const layers = db
-    .query<{ id: bigint; diff_id: unknown; unneeded: bigint | null }, [string]>(
-      `SELECT l.id AS id,
-              l.diff_id AS diff_id,
-              l.id NOT IN (
-                SELECT layer_id
-                FROM manifest_layer NOT INDEXED
-                WHERE manifest_id NOT IN (SELECT value FROM json_each(?))
-              ) AS unneeded
-       FROM layer AS l NOT INDEXED
-       ORDER BY l.id`,
+  const unneeded = db
+    .query<{ id: bigint; diff_id: unknown }, [string]>(
+      `SELECT id, diff_id
+       FROM layer NOT INDEXED
+       WHERE id NOT IN (
+         SELECT layer_id
+         FROM manifest_layer NOT INDEXED
+         WHERE manifest_id NOT IN (SELECT value FROM json_each(?))
+       )
+       ORDER BY id`,
     )
-    .all(JSON.stringify(leavingManifestIds));
-  const needed = new Set<unknown>();
-  for (const { diff_id, unneeded } of layers) if (unneeded !== 1n) needed.add(diff_id);
-  return layers.filter(({ diff_id, unneeded }) => unneeded === 1n && !needed.has(diff_id)).map(parseDoomed);
+    .all(JSON.stringify(leavingManifestIds))
+    .map(parseDoomed);
+  // Nearly always so in a `gc`, where all that follows would be for nothing.
+  if (unneeded.length === 0) return [];
+  const ids = new Set(unneeded.map(({ id }) => id));
+  const rows = db.query<{ id: bigint; diff_id: unknown }, []>("SELECT id, diff_id FROM layer NOT INDEXED").all();
+  const needed = rows.map(parseDoomed).filter(({ id }) => !ids.has(id));
+  const twins = new Set(needed.map(({ diffId }) => diffId));
+  return unneeded.filter(({ diffId }) => !twins.has(diffId));
 }
 
 function parseDoomed(row: { id: bigint; diff_id: unknown }): DoomedLayer {

@@ -61,6 +61,13 @@ describe("scanCache", () => {
     expect([...scanCache(cache, ["manifests"])].map(({ kind }) => kind)).toEqual(["metadata"]);
   });
 
+  test("leaves out what is known in its folder", () => {
+    using folder = new TemporaryFolder();
+    const cache = fill(folder, `layers/${S}.erofs`, `fsmeta/${S}.erofs`, "layers/other");
+    const found = [...scanCache(cache, ["layers", "fsmeta"], { layers: new Set([`${S}.erofs`]) })];
+    expect(found.map(({ kind }) => kind)).toEqual(["foreign", "fsmeta"]);
+  });
+
   test("finds nothing where there is no cache, or an empty one", () => {
     using folder = new TemporaryFolder();
     expect([...scanCache(new CachePaths(join(folder.path, "missing")))]).toEqual([]);
