@@ -36,9 +36,11 @@ export default defineCommand({
     const filter = parseFilters(flags.filter);
     const { database, ...rest } = home();
     const larder = openToRead({ database, ...rest });
-    // Only text leaves the transaction: a slow reader must not keep msb from folding its write-ahead log in.
+    // Only what is printed leaves the transaction: a slow reader must not keep msb from folding its write-ahead log in.
     const render = (handles: Iterable<Handle>) =>
-      format !== "table" ? [...partsOf(format, handles)] : [flags.quiet ? renderNames(handles) : renderList(handles)];
+      format === "table"
+        ? [flags.quiet ? renderNames(handles) : renderList(handles)]
+        : bytesOf(partsOf(format, handles));
     const parts = larder ? await withLarder(larder, (larder) => list(larder, filter, flags.all, render)) : render([]);
     await printParts(parts);
     if (!larder) say(`No images (there is no catalogue at "${database}")`);
@@ -46,6 +48,11 @@ export default defineCommand({
     return 0;
   },
 });
+
+// As text, a long list would make the engine's heap grow by several times its length.
+function bytesOf(parts: Iterable<string>): Uint8Array[] {
+  return Array.from(parts, (part) => Buffer.from(part));
+}
 
 function renderNames(handles: Iterable<Handle>): string {
   let text = "";

@@ -6,8 +6,8 @@ import type { Format } from "./command.ts";
  * Writes data to standard output, all of it, however slow the reader. A reader that has gone away is no failure: what
  * was done is done, and the exit code still says how.
  */
-export async function print(text: string): Promise<void> {
-  if (text === "") return;
+export async function print(text: string | Uint8Array): Promise<void> {
+  if (text.length === 0) return;
   try {
     if (!writeFile(text)) await Bun.write(Bun.stdout, text);
   } catch (error) {
@@ -17,11 +17,11 @@ export async function print(text: string): Promise<void> {
 
 // `Bun.write` makes a regular file long enough before it writes to it: behind `>>`, what it writes then comes after a
 // gap of as many NULs. Short text it leaves alone, and `--version` need not load `node:fs` for it.
-function writeFile(text: string): boolean {
+function writeFile(text: string | Uint8Array): boolean {
   if (text.length <= 1024) return false;
   const { fstatSync, writeSync } = process.getBuiltinModule("node:fs");
   if (!fstatSync(1).isFile()) return false;
-  const bytes = Buffer.from(text);
+  const bytes = typeof text === "string" ? Buffer.from(text) : text;
   for (let written = 0; written < bytes.length; ) written += writeSync(1, bytes, written);
   return true;
 }
@@ -43,7 +43,7 @@ export function partsOf(format: Exclude<Format, "table">, values: Iterable<unkno
 }
 
 /** Prints what follows each other. */
-export async function printParts(parts: Iterable<string>): Promise<void> {
+export async function printParts(parts: Iterable<string | Uint8Array>): Promise<void> {
   for (const part of parts) await print(part);
 }
 

@@ -40,31 +40,31 @@ const COLUMNS = `
        m.layer_count AS layer_count,
        m.total_size_bytes AS size_bytes`;
 
-/** Every reference, newest first, undated last, as msb orders them (interop §6); each parsed when it is asked for. */
+/** Every reference, newest first, undated last, as msb orders them (interop §6); read a few at a time. */
 export function* eachImage(db: Database): Generator<ImageRow> {
-  const rows = db
-    .query<Row, []>(
+  // The ids alone are sorted: SQLite's sorter copies rows whole, and the engine's heap would hold all that it was given.
+  const ids = db.query("SELECT id FROM image_ref NOT INDEXED ORDER BY created_at DESC, id").values().flat();
+  for (let i = 0; i < ids.length; i += AT_ONCE) yield* listByIds(db, ids.slice(i, i + AT_ONCE));
+}
+
+const AT_ONCE = 64;
+
+function listByIds(db: Database, ids: unknown[]): ImageRow[] {
+  return db
+    .query<Row, [string]>(
       `SELECT${COLUMNS}
-       FROM image_ref AS r
+       FROM json_each(?) AS wanted
+       JOIN image_ref AS r ON r.id = wanted.value
        LEFT JOIN manifest AS m ON m.id = r.manifest_id
-       ORDER BY r.id`,
+       ORDER BY wanted.key`,
     )
-    .all();
-  // Sorted here: most rows lie in the order of their time already, and SQLite's sorter would copy each row whole.
-  for (const row of rows.sort(newestFirst)) yield parseImage(row);
+    .all(`[${ids}]`)
+    .map(parseImage);
 }
 
 /** All of them. */
 export function listImages(db: Database): ImageRow[] {
   return [...eachImage(db)];
-}
-
-// As text, which is how msb sorts. Sorting is stable, so that rows of one time stay in the order of their ids.
-function newestFirst(a: Row, b: Row): number {
-  const [mine, theirs] = [a.created_at, b.created_at];
-  if (mine === theirs) return 0;
-  if (mine === null || theirs === null) return mine === null ? 1 : -1;
-  return String(mine) < String(theirs) ? 1 : -1;
 }
 
 /** The first `most` of them; only these are joined with their manifests. */

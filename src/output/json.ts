@@ -40,7 +40,7 @@ export function toJsonLines(values: unknown[]): string {
   return values.map((value) => `${write(value)}\n`).join("");
 }
 
-const ITEMS = 256;
+const ITEMS = 64;
 
 function* inChunks(values: Iterable<unknown>): Generator<unknown[]> {
   let chunk: unknown[] = [];
