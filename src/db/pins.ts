@@ -25,10 +25,7 @@ export interface Pins {
   unreadable: string[];
 }
 
-// The children of manifest and layer that larder knows; any other table is a kind of pin it cannot judge.
-const KNOWN_CHILDREN = ["image_ref", "config", "manifest_layer", "sandbox_rootfs"];
-
-/** Reads every pin in the catalogue, and adds those of the snapshots on disk. */
+/** Reads every pin in the catalogue that larder knows a kind of, and adds those of the snapshots on disk. */
 export function readPins(db: Database, snapshots: SnapshotImage[]): Pins {
   const pins = new PinCollector();
   for (const { name, digest } of rootfsRows(db)) pins.add(digest, { kind: "sandbox", name: String(name) });
@@ -37,9 +34,6 @@ export function readPins(db: Database, snapshots: SnapshotImage[]): Pins {
   for (const { name, digest, trouble } of snapshots) {
     if (digest) pins.add(digest, { kind: "snapshot", name });
     else pins.unreadable.push(`snapshot "${name}" cannot be read: ${trouble}`);
-  }
-  for (const { name } of unknownChildren(db)) {
-    pins.unreadable.push(`table "${name}" of a newer msb may need any image, and larder does not know it`);
   }
   return { byDigest: pins.byDigest, unreadable: pins.unreadable };
 }
@@ -108,18 +102,20 @@ function snapshotRows(db: Database) {
     .all();
 }
 
-// A table cannot refer to another without naming it, so most need not be asked what they refer to.
-function unknownChildren(db: Database) {
+/** Tables of kinds that larder does not know and that refer to manifests or layers, each as a sentence. */
+export function findUnknownPins(db: Database): string[] {
+  // A table cannot refer to another without naming it, so most need not be asked what they refer to.
   return db
-    .query<{ name: string }, [string]>(
+    .query<{ name: string }, []>(
       `SELECT DISTINCT m.name AS name
        FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f
        WHERE m.type = 'table'
          AND (m.sql LIKE '%manifest%' OR m.sql LIKE '%layer%')
-         AND m.name NOT IN (SELECT value FROM json_each(?))
+         AND m.name NOT IN ('image_ref', 'config', 'manifest_layer', 'sandbox_rootfs')
          AND lower(f."table") IN ('manifest', 'layer')`,
     )
-    .all(JSON.stringify(KNOWN_CHILDREN));
+    .all()
+    .map(({ name }) => `table "${name}" of a newer msb may need any image, and larder does not know it`);
 }
 
 /** Pins as a sentence names them: `sandbox "web-1", snapshot "base"`. */

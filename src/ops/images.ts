@@ -140,7 +140,7 @@ export function notFound(reference: string, database?: string): LarderError {
   return new LarderError("not_found", `image not found: ${JSON.stringify(reference.slice(0, 200))}${hint}`);
 }
 
-/** What the catalogue and the snapshots on disk pin. */
+/** What the catalogue and the snapshots on disk pin, to show it: what deletes asks a `PinWatch`. */
 export function readAllPins(larder: Larder): Pins {
   return readPins(larder.db, readSnapshots(larder.home.snapshots));
 }

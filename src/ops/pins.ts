@@ -1,11 +1,11 @@
 import { readSnapshots } from "../cache/snapshots.ts";
-import { type Pins, readPins, type SnapshotImage } from "../db/pins.ts";
+import { findUnknownPins, type Pins, readPins, type SnapshotImage } from "../db/pins.ts";
 import { dataVersion } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
 
 /**
- * The pins of one operation. Snapshots on disk are read once, before any transaction; the catalogue's pins are read
+ * The pins of one operation that may delete. Snapshots on disk are read once, before any transaction; the catalogue's pins are read
  * inside each, and again only if another process committed since.
  */
 export class PinWatch {
@@ -20,7 +20,8 @@ export class PinWatch {
   read(): Pins {
     const version = dataVersion(this.larder.db);
     if (this.pins === undefined || version !== this.version) {
-      this.pins = readPins(this.larder.db, this.snapshots);
+      const pins = readPins(this.larder.db, this.snapshots);
+      this.pins = { ...pins, unreadable: [...pins.unreadable, ...findUnknownPins(this.larder.db)] };
       this.version = version;
     }
     return this.pins;
