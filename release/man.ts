@@ -1,6 +1,6 @@
 import type { Flag, Flags } from "../src/cli/arguments.ts";
-import { type Command, flagsOf } from "../src/cli/command.ts";
-import { loadCommands, loadServe, ROOT_FLAGS } from "../src/cli/commands.ts";
+import { type Command, flagsOf, ROOT_FLAGS } from "../src/cli/command.ts";
+import { loadCommands, loadServe } from "../src/cli/commands.ts";
 import { EXAMPLES, EXITS, ROOT_EXITS, SERVE_FLAG } from "../src/cli/help.ts";
 import { VERSION } from "../src/cli/version.ts";
 

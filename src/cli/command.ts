@@ -13,6 +13,12 @@ export const GLOBAL_FLAGS = {
   help: { type: "boolean", alias: "h", description: "show this help" },
 } as const satisfies Flags;
 
+/** The flags that may stand where no command does. */
+export const ROOT_FLAGS = {
+  ...GLOBAL_FLAGS,
+  version: { type: "boolean", description: "print name and version; with --format json what it was built of" },
+} as const satisfies Flags;
+
 export type Format = "table" | "json" | "jsonl" | "prometheus";
 
 /** What a command is given to run with. */
@@ -38,6 +44,13 @@ export interface Command<F extends Flags = Flags> {
   /** Exit codes beyond 0, 1, 2 and 75, each with what it means here. */
   exits?: [code: number, meaning: string][];
   run(call: Call<F>): Promise<number | undefined>;
+}
+
+/** Where a command is loaded from, when it is run. */
+export type Loader = () => Promise<{ default: Command }>;
+
+export async function load(loader: Loader): Promise<Command> {
+  return (await loader()).default;
 }
 
 /** Declares a command; the flags' types reach `run` through here. */

@@ -1,21 +1,36 @@
-import { parseArguments, type Values } from "./cli/arguments.ts";
-import { type Command, type Format, flagsOf, type GLOBAL_FLAGS } from "./cli/command.ts";
-import { COMMAND_NAMES, loadCommand, loadCommands, loadServe, ROOT_FLAGS } from "./cli/commands.ts";
-import { complain, emit, print, say } from "./cli/terminal.ts";
-import { describeBuild, NAME, VERSION } from "./cli/version.ts";
-import { asLarderError, exitCode, LarderError } from "./error.ts";
+import { asLarderError, exitCode, LarderError } from "../error.ts";
+import { parseArguments, type Values } from "./arguments.ts";
+import { type Command, type Format, flagsOf, type GLOBAL_FLAGS, type Loader, load, ROOT_FLAGS } from "./command.ts";
+import { complain, emit, print, say } from "./terminal.ts";
+import { describeBuild, NAME, VERSION } from "./version.ts";
+
+/** What a program can do: its commands in the order of the help, and what listens. */
+export interface Program {
+  commands: Record<string, Loader>;
+  serve?: Loader;
+}
+
+const ALIASES: Record<string, string> = { ls: "list", rm: "remove" };
 
 // The command that was asked for, once it is known: its help is what a usage error points to.
 let asked = "";
 
-async function main(argv: string[]): Promise<number> {
+/** Runs the command line of this process, and ends the process with its exit code. */
+export function start(program: Program): void {
+  run(program, process.argv.slice(2)).then(
+    (code) => process.exit(code),
+    (error) => process.exit(report(error)),
+  );
+}
+
+async function run({ commands, serve }: Program, argv: string[]): Promise<number> {
   const serving = argv.findIndex((word) => word === "--serve" || word.startsWith("--serve="));
-  if (serving >= 0) return runServe(argv, serving);
+  if (serving >= 0 && serve) return runServe(await load(serve), argv, serving);
   const root = parseArguments(ROOT_FLAGS, argv, true);
   const [name] = root.operands;
-  if (name === undefined) return runRoot(root.values);
+  if (name === undefined) return runRoot(commands, root.values);
   if (root.values.version) throw new LarderError("usage", "--version stands alone");
-  const command = await findCommand(name);
+  const command = await findCommand(commands, name);
   // What stood before the command's name counts as if it stood after it.
   const before = argv.slice(0, argv.length - root.rest.length - 1);
   return runCommand(command, [...before, ...root.rest]);
@@ -26,28 +41,27 @@ async function runCommand(command: Command, argv: string[]): Promise<number> {
   const { values, operands } = parseArguments(flagsOf(command), argv);
   const globals = values as unknown as Values<typeof GLOBAL_FLAGS>;
   if (globals.help) {
-    const { helpOf } = await import("./cli/help.ts");
+    const { helpOf } = await import("./help.ts");
     await print(await helpOf(command));
     return 0;
   }
-  const { makeCall } = await import("./cli/call.ts");
+  const { makeCall } = await import("./call.ts");
   return (await command.run(makeCall(command, globals, operands))) ?? 0;
 }
 
 /** `--serve [ADDR]` is a command in a flag's clothes: its address is what stands behind it. */
-async function runServe(argv: string[], at: number): Promise<number> {
-  const command = await loadServe();
+function runServe(command: Command, argv: string[], at: number): Promise<number> {
   const attached = argv[at]!.slice("--serve=".length);
   return runCommand(command, [...argv.slice(0, at), ...(attached ? [attached] : []), ...argv.slice(at + 1)]);
 }
 
-async function runRoot(values: Values<typeof ROOT_FLAGS>): Promise<number> {
+async function runRoot(commands: Program["commands"], values: Values<typeof ROOT_FLAGS>): Promise<number> {
   if (values.version) {
     await emit((values.format as Format | undefined) ?? "table", describeBuild(), () => `${NAME} ${VERSION}\n`);
     return 0;
   }
-  const { helpOfRoot } = await import("./cli/help.ts");
-  const help = await helpOfRoot(await loadCommands());
+  const { helpOfRoot } = await import("./help.ts");
+  const help = await helpOfRoot(await Promise.all(Object.values(commands).map(load)));
   if (values.help) {
     await print(help);
     return 0;
@@ -56,10 +70,13 @@ async function runRoot(values: Values<typeof ROOT_FLAGS>): Promise<number> {
   return exitCode("usage");
 }
 
-async function findCommand(name: string): Promise<Command> {
-  const command = await loadCommand(name);
-  if (command) return command;
-  throw new LarderError("usage", `unknown command ${JSON.stringify(name)} (known: ${COMMAND_NAMES.join(", ")})`);
+async function findCommand(commands: Program["commands"], name: string): Promise<Command> {
+  const known = Object.hasOwn(ALIASES, name) ? ALIASES[name]! : name;
+  if (Object.hasOwn(commands, known)) return load(commands[known]!);
+  throw new LarderError(
+    "usage",
+    `unknown command ${JSON.stringify(name)} (known: ${Object.keys(commands).join(", ")})`,
+  );
 }
 
 function report(thrown: unknown): number {
@@ -70,8 +87,3 @@ function report(thrown: unknown): number {
     say(String(error.stack) + (error.cause instanceof Error ? `\ncaused by ${error.cause.stack}` : ""));
   return exitCode(error.code);
 }
-
-main(process.argv.slice(2)).then(
-  (code) => process.exit(code),
-  (error) => process.exit(report(error)),
-);

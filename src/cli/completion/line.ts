@@ -1,6 +1,6 @@
 import type { Flag, Flags } from "../arguments.ts";
-import { flagsOf } from "../command.ts";
-import { loadCommands, loadServe, ROOT_FLAGS } from "../commands.ts";
+import { flagsOf, ROOT_FLAGS } from "../command.ts";
+import { loadCommands, loadServe } from "../commands.ts";
 import { SERVE_FLAG } from "../help.ts";
 
 /** What can stand in one place: words to choose from, what the shell or the catalogue knows, or anything. */

@@ -1,0 +1,4 @@
+import { start } from "./cli/program.ts";
+import { READS } from "./cli/reads.ts";
+
+start({ commands: READS });
