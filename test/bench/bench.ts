@@ -22,6 +22,7 @@ import {
   runMsb,
   type Sample,
   sample,
+  settlePrograms,
   time,
 } from "./run.ts";
 import { longestWriteLock } from "./write-lock.ts";
@@ -396,6 +397,7 @@ function table(): string {
 
 await build();
 await buildFloor();
+settlePrograms();
 {
   using shop = new Workshop();
   const parts: Record<string, () => void> = {
