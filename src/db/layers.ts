@@ -169,26 +169,24 @@ export function layersOnlyOf(db: Database, manifestIds: number[]): DoomedLayer[]
  * One pass over all layers: for a few manifests `layersOnlyOf` is quicker.
  */
 export function unneededLayers(db: Database, leavingManifestIds: number[]): DoomedLayer[] {
-  const unneeded = db
-    .query<{ id: bigint; diff_id: unknown }, [string]>(
-      `SELECT id, diff_id
-       FROM layer NOT INDEXED
-       WHERE id NOT IN (
-         SELECT layer_id
-         FROM manifest_layer NOT INDEXED
-         WHERE manifest_id NOT IN (SELECT value FROM json_each(?))
-       )
-       ORDER BY id`,
-    )
-    .all(JSON.stringify(leavingManifestIds))
-    .map(parseDoomed);
+  const unneeded = db.query<{ id: bigint; diff_id: unknown }, [string]>(
+    `SELECT id, diff_id
+     FROM layer NOT INDEXED
+     WHERE id NOT IN (
+       SELECT layer_id
+       FROM manifest_layer NOT INDEXED
+       WHERE manifest_id NOT IN (SELECT value FROM json_each(?))
+     )
+     ORDER BY id`,
+  );
+  const layers = Array.from(unneeded.iterate(JSON.stringify(leavingManifestIds)), parseDoomed);
   // Nearly always so in a `gc`, where all that follows would be for nothing.
-  if (unneeded.length === 0) return [];
-  const ids = new Set(unneeded.map(({ id }) => id));
-  const rows = db.query<{ id: bigint; diff_id: unknown }, []>("SELECT id, diff_id FROM layer NOT INDEXED").all();
-  const needed = rows.map(parseDoomed).filter(({ id }) => !ids.has(id));
-  const twins = new Set(needed.map(({ diffId }) => diffId));
-  return unneeded.filter(({ diffId }) => !twins.has(diffId));
+  if (layers.length === 0) return [];
+  const ids = new Set(layers.map(({ id }) => id));
+  const all = db.query<{ id: bigint; diff_id: unknown }, []>("SELECT id, diff_id FROM layer NOT INDEXED");
+  const needed = new Set<string>();
+  for (const row of all.iterate()) if (!ids.has(Number(row.id))) needed.add(String(row.diff_id));
+  return layers.filter(({ diffId }) => !needed.has(diffId));
 }
 
 function parseDoomed(row: { id: bigint; diff_id: unknown }): DoomedLayer {

@@ -31,15 +31,17 @@ export type Measure = (file: CacheFile) => Target | Skipped | undefined;
  * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob.
  */
 export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = [], look: Measure = target): Targets {
+  return measureTargets(eachFile(cache, doomed, strayRefs), look);
+}
+
+// One by one: most names of a large catalogue may have no file, and those that have one are kept as targets.
+function* eachFile(cache: CachePaths, doomed: Doomed, strayRefs: Digest[]): Generator<CacheFile> {
   const manifests = doomed.manifests.filter(isDigest);
-  const files: CacheFile[] = [
-    ...doomed.canonicals.map((canonical) => ({ ...cache.metadata(canonicalKey(canonical)), canonical })),
-    ...manifests.map((digest) => cache.vmdk(digest)),
-    ...manifests.map((digest) => cache.fsmeta(digest)),
-    ...flatFilesOf(cache, manifests, strayRefs),
-    ...doomed.layers.filter(isDigest).map((diffId) => cache.layer(diffId)),
-  ];
-  return measureTargets(files, look);
+  for (const canonical of doomed.canonicals) yield { ...cache.metadata(canonicalKey(canonical)), canonical };
+  for (const digest of manifests) yield cache.vmdk(digest);
+  for (const digest of manifests) yield cache.fsmeta(digest);
+  yield* flatFilesOf(cache, manifests, strayRefs);
+  for (const diffId of doomed.layers) if (isDigest(diffId)) yield cache.layer(diffId);
 }
 
 /**
