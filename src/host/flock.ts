@@ -1,6 +1,6 @@
 import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { isErrno, isSystemError, LarderError } from "../error.ts";
+import { isErrno, LarderError } from "../error.ts";
 import { loadLibc } from "./libc.ts";
 import { adopt, makeFolder } from "./ownership.ts";
 
@@ -20,6 +20,14 @@ function tryFlock(fd: number, operation: number): boolean {
 export class FileLock {
   private constructor(private readonly fd: number) {}
 
+  /** Takes the lock of a file or folder that is there, without waiting; undefined where it is held. */
+  static takeExisting(path: string): FileLock | undefined {
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    if (tryFlock(fd, LOCK_EX)) return new FileLock(fd);
+    closeSync(fd);
+    return undefined;
+  }
+
   /**
    * Takes the lock at `path` without waiting, creating the file where it is missing; undefined where it is held.
    * msb unlinks lock files while they are held (interop §3), so what was locked must still be what the path names.
@@ -35,15 +43,6 @@ export class FileLock {
       closeSync(fd);
     }
     return undefined;
-  }
-
-  /** Makes the file of a lock where it is missing; where it cannot, the one who takes the lock will hear of it. */
-  static provide(path: string): void {
-    try {
-      closeSync(openLockFile(path));
-    } catch (error) {
-      if (!isSystemError(error)) throw error;
-    }
   }
 
   /** The same, trying again for up to `ms` milliseconds; throws `busy` after that. */

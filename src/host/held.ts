@@ -1,13 +1,14 @@
-import { closeSync, openSync, readdirSync, readlinkSync, readSync, statfsSync, statSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, statfsSync, statSync } from "node:fs";
 import { basename } from "node:path";
-import { isSystemError } from "../error.ts";
+import { FileLock } from "./flock.ts";
 
 // ext2 to ext4, XFS and tmpfs. The device of a file on btrfs or overlayfs is not the one that the kernel's list gives, and
 // what another host holds on a network file system is not in it.
 const LISTED_TYPES = [0xef53, 0x58465342, 0x01021994];
 // Elsewhere, as in a container, the list leaves out what a process outside holds.
 const FIRST_PID_NAMESPACE = "pid:[4026531836]";
-// The kernel gives its list a page at a time, and only what is on one page is all of one moment.
+// The kernel gives its list a page at a time, and only what is on one page is all of one moment. That nothing follows
+// does not tell: what was to follow may have been released. A page that is not half full had room for one more line.
 const PAGE = 4096;
 
 /** A lock that some process holds on the whole of a file, as the kernel lists it. */
@@ -26,24 +27,30 @@ export function namesHeldBeside(folder: string): string[] | undefined {
   try {
     if (readlinkSync("/proc/self/ns/pid") !== FIRST_PID_NAMESPACE) return undefined;
     if (!LISTED_TYPES.includes(statfsSync(folder).type)) return undefined;
-    const { dev } = statSync(folder);
-    const held = parseLocks(readOnePage("/proc/locks")).filter(({ device }) => device === formatDevice(dev));
-    return held.map(({ pid, inode }) => nameOf(pid, dev, inode));
-  } catch (error) {
-    if (error instanceof Unlisted || isSystemError(error)) return undefined;
-    throw error;
+    // What the list must show, if it shows anything: msb locks no folders.
+    using own = FileLock.takeExisting(folder);
+    const list = own && readOnePage("/proc/locks");
+    if (list === undefined) return undefined;
+    const { dev, ino } = statSync(folder);
+    const device = formatDevice(dev);
+    const held = parseLocks(list).filter((lock) => lock.device === device);
+    const isOwn = ({ pid, inode }: HeldLock) => pid === process.pid && inode === ino;
+    if (!held.some(isOwn)) return undefined;
+    const names = held.filter((lock) => !isOwn(lock)).map(nameOf);
+    return names.every((name) => name !== undefined) ? names : undefined;
+  } catch {
+    // Whatever goes wrong, the locks themselves can be asked.
+    return undefined;
   }
 }
 
-class Unlisted extends Error {}
-
-function readOnePage(path: string): string {
+function readOnePage(path: string): string | undefined {
   const fd = openSync(path, "r");
   try {
     const page = Buffer.alloc(PAGE);
     const length = readSync(fd, page);
-    if (readSync(fd, Buffer.alloc(1)) > 0) throw new Unlisted();
-    return page.toString("latin1", 0, length);
+    const isWhole = length < PAGE / 2 && readSync(fd, Buffer.alloc(1)) === 0;
+    return isWhole ? page.toString("latin1", 0, length) : undefined;
   } finally {
     closeSync(fd);
   }
@@ -62,20 +69,19 @@ export function parseLocks(list: string): HeldLock[] {
 
 // As the list writes it: hexadecimal, two digits at least.
 function formatDevice(dev: number): string {
-  const major = Math.floor(dev / 2 ** 32) * 2 ** 12 + ((dev >>> 8) & 0xfff);
+  const major = (dev >>> 8) & 0xfff;
   const minor = ((dev >>> 12) & 0xfff00) | (dev & 0xff);
   return [major, minor].map((part) => part.toString(16).padStart(2, "0")).join(":");
 }
 
-// The name under which the holder opened it. One that has ended, and left the lock to a child, gives none.
-function nameOf(pid: number, dev: number, inode: number): string {
-  const folder = `/proc/${pid}/fd`;
-  for (const fd of readdirSync(folder)) {
-    const stat = statSync(`${folder}/${fd}`, { throwIfNoEntry: false });
-    if (stat?.ino !== inode || stat.dev !== dev) continue;
-    // By another name it may be one of those that are asked for.
-    if (stat.nlink > 1) break;
-    return basename(readlinkSync(`${folder}/${fd}`));
-  }
-  throw new Unlisted();
+// The name under which the holder opened it. One that has ended, and left the lock to a child, gives none; nor does a
+// file of two names, as the other may be one of those that are asked for. No file but that one is touched: one on a
+// dead network file system would not answer.
+function nameOf({ pid, device, inode }: HeldLock): string | undefined {
+  const holder = `/proc/${pid}`;
+  const fd = readdirSync(`${holder}/fd`).find((fd) =>
+    readFileSync(`${holder}/fdinfo/${fd}`, "latin1").includes(` ${device}:${inode} `),
+  );
+  if (fd === undefined || statSync(`${holder}/fd/${fd}`).nlink > 1) return undefined;
+  return basename(readlinkSync(`${holder}/fd/${fd}`));
 }

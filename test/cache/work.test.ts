@@ -44,7 +44,7 @@ describe("findRunningWork", () => {
     using folder = new TemporaryFolder();
     const cache = new CachePaths(folder.path);
     mkdirSync(join(folder.path, "fsmeta"));
-    for (let i = 0; i < 2500; i++)
+    for (let i = 0; i < 7000; i++)
       writeFileSync(join(folder.path, "fsmeta", `sha256_${String(i).padStart(64, "0")}.erofs.lock`), "");
     expect(findRunningWork(cache, Date.now(), GRACE)).toBeUndefined();
     const path = join(folder.path, "fsmeta", `${S}.erofs.lock`);

@@ -1,26 +1,23 @@
 import { describe, expect, test } from "bun:test";
-import { readlinkSync, statfsSync, symlinkSync, writeFileSync } from "node:fs";
+import { linkSync, readlinkSync, statfsSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { FileLock } from "../../src/host/flock.ts";
 import { namesHeldBeside, parseLocks } from "../../src/host/held.ts";
 import { TemporaryFolder } from "../larder.ts";
 import { LockHolder } from "./holder.ts";
 
 // A container, or a file system that the list does not show: there larder must know that it cannot tell.
-function canTell(folder: string): boolean {
-  const isFirst = readlinkSync("/proc/self/ns/pid") === "pid:[4026531836]";
-  return isFirst && [0xef53, 0x58465342, 0x01021994].includes(statfsSync(folder).type);
-}
+const CAN_TELL =
+  readlinkSync("/proc/self/ns/pid") === "pid:[4026531836]" &&
+  [0xef53, 0x58465342, 0x01021994].includes(statfsSync(tmpdir()).type);
 
 describe("namesHeldBeside", () => {
-  test("names what another process and this one hold, in whatever folder, and no longer than they do", async () => {
+  const names = "names what another process and this one hold, in whatever folder, and no longer than they do";
+  test.skipIf(!CAN_TELL)(names, async () => {
     using folder = new TemporaryFolder();
-    const before = namesHeldBeside(folder.path);
-    if (!canTell(folder.path)) {
-      expect(before).toBeUndefined();
-      return;
-    }
-    expect(before).not.toContain("theirs-1.lock");
+    expect(namesHeldBeside(folder.path)).not.toContain("theirs-1.lock");
     {
       await using _ = await LockHolder.hold(join(folder.path, "theirs-1.lock"));
       using own = FileLock.take(join(folder.path, "deeper", "own-1.lock"));
@@ -28,6 +25,36 @@ describe("namesHeldBeside", () => {
       expect(namesHeldBeside(folder.path)).toEqual(expect.arrayContaining(["theirs-1.lock", "own-1.lock"]));
     }
     expect(namesHeldBeside(folder.path)).not.toContain("theirs-1.lock");
+  });
+
+  test("cannot tell where the folder's own lock is held, which is what it knows a true list by", async () => {
+    using folder = new TemporaryFolder();
+    using _ = FileLock.takeExisting(folder.path);
+    expect(namesHeldBeside(folder.path)).toBeUndefined();
+  });
+
+  test("cannot tell where what is held has a second name", async () => {
+    using folder = new TemporaryFolder();
+    await using _ = await LockHolder.hold(join(folder.path, "one-3.lock"));
+    linkSync(join(folder.path, "one-3.lock"), join(folder.path, "two-3.lock"));
+    expect(namesHeldBeside(folder.path)).toBeUndefined();
+  });
+
+  test("cannot tell while more is held than half a page of the list shows", () => {
+    using folder = new TemporaryFolder();
+    const held = Array.from({ length: 60 }, (_, i) => FileLock.take(join(folder.path, `${i}-4.lock`)));
+    expect(namesHeldBeside(folder.path)).toBeUndefined();
+    for (const lock of held) lock?.release();
+  });
+
+  const masked = "cannot tell where the list is hidden";
+  test.skipIf(process.getuid?.() !== 0 || !CAN_TELL)(masked, async () => {
+    using folder = new TemporaryFolder();
+    const module = fileURLToPath(new URL("../../src/host/held.ts", import.meta.url));
+    const ask = `console.log(require("${module}").namesHeldBeside("${folder.path}"))`;
+    const mask = 'mount --bind /dev/null /proc/locks && exec "$0" -e "$1"';
+    const { stdout } = Bun.spawnSync(["unshare", "-m", "sh", "-c", mask, process.execPath, ask]);
+    expect(stdout.toString().trim()).toBe("undefined");
   });
 
   test("names none that is only there, and a link by what it leads to", async () => {
