@@ -45,8 +45,8 @@ export interface Guard {
   exclusively(work: () => void): void;
   /** Why some row still wants the file, or undefined; asked inside `exclusively`. */
   wanted(file: CacheFile): string | undefined;
-  /** Runs a delete, and so knows of it. */
-  removing<T>(file: CacheFile, remove: () => T): T;
+  /** Told the file that `wanted` will be asked first, before the look for running work and outside of `exclusively`. */
+  lookAhead(file: CacheFile): void;
   /** Whether nothing was done before: then a catalogue that stays busy is a failure, and not files left for later. */
   isFirstStep?: boolean;
   /** Whether to stop between two batches, as Ctrl-C asks for. */
@@ -92,13 +92,11 @@ export function isTarget(made: Target | Skipped): made is Target {
  */
 export async function deleteGuarded(targets: Target[], guard: Guard): Promise<DeleteReport> {
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
-  // ext4 looks for a new file's place beyond all that were freed within the last minute: between deletes that would take
-  // ten times as long as before them. msb has made the locks of all else.
-  for (const { kind, lock } of targets) if (kind === "metadata") FileLock.provide(lock!);
   let patience = PATIENCE_MS;
   let work: RunningWork | undefined;
   for (let next = 0, late = 0; next < targets.length && !mayStop(targets[next]!, guard); ) {
     guard.progress?.(next, targets.length);
+    guard.lookAhead(targets[next]!);
     if (!work?.isFresh()) work = new RunningWork(guard);
     if (patience > 0 && work.stopsAny(targets, next)) {
       patience -= WAIT_MS;
@@ -138,9 +136,12 @@ function mayStop({ kind }: Target, { stopped, isFirstStep }: Guard): boolean {
 
 function deleteBatch(targets: Target[], first: number, work: RunningWork, guard: Guard, report: DeleteReport): number {
   const deadline = performance.now() + BATCH_MS;
+  const isOneBatch = ({ kind }: Target) => (kind === "metadata") === (targets[first]!.kind === "metadata");
   let next = first;
   for (; next < targets.length && (next === first || performance.now() < deadline); next++) {
     const file = targets[next]!;
+    // Metadata files have a batch of their own: their folder is then read anew before the one that asks what is young.
+    if (!isOneBatch(file)) break;
     const { kind, path } = file;
     try {
       const obstacle = work.obstacleOf(file);
@@ -156,13 +157,13 @@ function deleteBatch(targets: Target[], first: number, work: RunningWork, guard:
 }
 
 /**
- * What runs at one moment, and which files it forbids to delete. Looking opens every lock of pulls and stitches, 0.2 s
- * at 10,000 images: too long to keep writers out, and too long to do for each batch. So it is done before the
- * transaction, and holds for as long as it took: that a pull which begins meanwhile goes unseen, a look of that length
- * has in it anyway, and what the pull puts on record or into a metadata file `wanted` sees all the same. A pull
- * writes a metadata file under that file's own lock, so only a load, which takes none, stands in the way of one, and
- * only of a young one. The others would make the next gc take the catalogue for lost if they stayed behind without
- * their rows.
+ * What runs at one moment, and which files it forbids to delete. Where the kernel's list cannot be used, looking opens
+ * every lock of pulls and stitches, 0.2 s at 10,000 images: too long to keep writers out, and too long to do for each
+ * batch. So it is done before the transaction, and holds for as long as it took: that a pull which begins meanwhile
+ * goes unseen, a look of that length has in it anyway, and what the pull puts on record or into a metadata file
+ * `wanted` sees all the same. A pull writes a metadata file under that file's own lock, so only a load, which takes
+ * none, stands in the way of one, and only of a young one. The others would make the next gc take the catalogue for
+ * lost if they stayed behind without their rows.
  */
 class RunningWork {
   private readonly any: string | undefined;
@@ -193,7 +194,7 @@ class RunningWork {
 }
 
 function deleteOne(file: Target, guard: Guard): string | undefined {
-  return guard.wanted(file) ?? guard.removing(file, () => deleteLocked(file));
+  return guard.wanted(file) ?? deleteLocked(file);
 }
 
 function deleteLocked(file: Target): string | undefined {

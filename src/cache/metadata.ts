@@ -34,9 +34,11 @@ export function manifestNamedBy(path: string): Digest | undefined {
   }
 }
 
+// The kernel gives files its time by ticks of at most 10 ms.
+const TICK_MS = 20;
+
 /** A metadata file that was written lately, as its content says. */
 export interface YoungMetadata {
-  path: string;
   manifest: Digest;
   layers: Digest[];
 }
@@ -60,22 +62,20 @@ export class YoungMetadataFiles {
 
   /** Reads the folder again only if something was renamed into it since, or may have been within the clock's tick. */
   read(): YoungMetadata[] {
+    const asked = Date.now();
     const changed = this.lastChange();
     if (changed !== this.seen) {
-      // msb renames each such file into its place, so none is younger than the folder.
+      // msb renames each such file into its place (interop §3), so none is younger than the folder.
       this.files = this.now() - changed < this.grace ? this.readFolder() : [];
-      this.seen = Date.now() - changed < 100 ? -1 : changed;
+      this.seen = asked - changed < TICK_MS ? -1 : changed;
     }
     return this.files;
   }
 
-  /** Runs a delete of one of these files. That larder itself changed the folder is no reason to read it again. */
-  removing<T>(path: string, remove: () => T): T {
-    const before = this.lastChange();
-    const result = remove();
-    this.files = this.files.filter((file) => file.path !== path || measure(path));
-    if (before === this.seen) this.seen = this.lastChange();
-    return result;
+  /** Reads ahead of time: once the tick of the last change is over, so that what was read holds until the next one. */
+  readAhead(): void {
+    if (Date.now() - this.lastChange() < TICK_MS) Bun.sleepSync(TICK_MS);
+    this.read();
   }
 
   private lastChange(): number {
@@ -90,7 +90,7 @@ export class YoungMetadataFiles {
       if (!stat || this.now() - stat.mtimeMs >= this.grace) continue;
       try {
         const metadata = readMetadataFile(file.path);
-        if (metadata) young.push(summarize(file.path, metadata));
+        if (metadata) young.push(summarize(metadata));
       } catch (error) {
         // What it names may be wanted.
         if (isSystemError(error)) throw error;
@@ -100,6 +100,6 @@ export class YoungMetadataFiles {
   }
 }
 
-function summarize(path: string, { manifest_digest, layers }: ImageMetadata): YoungMetadata {
-  return { path, manifest: manifest_digest, layers: layers.map(({ diff_id }) => diff_id) };
+function summarize({ manifest_digest, layers }: ImageMetadata): YoungMetadata {
+  return { manifest: manifest_digest, layers: layers.map(({ diff_id }) => diff_id) };
 }

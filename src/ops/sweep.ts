@@ -3,7 +3,7 @@ import { type DeleteReport, deleteGuarded, type Guard, PATIENCE_MS, type Target 
 import { measure } from "../cache/file.ts";
 import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
-import type { CacheFile, CachePaths } from "../cache/paths.ts";
+import type { CacheFile, CachePaths, Kind } from "../cache/paths.ts";
 import { findRunningScratch } from "../cache/work.ts";
 import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
@@ -55,17 +55,15 @@ export async function sweep(
     now: larder.now,
     grace: options.grace,
     ...(options.isFirstStep && { isFirstStep: true }),
-    exclusively: (work) => {
-      wants.lookAhead();
+    lookAhead: wanted ? () => {} : (file) => wants.lookAhead(file),
+    exclusively: (work) =>
       explainSqlite(larder.home.database, () =>
         writeTransaction(db, () => {
           wants.begin();
           work();
         }),
-      );
-    },
+      ),
     wanted: wanted ?? ((file) => explainSqlite(larder.home.database, () => wants.reason(file))),
-    removing: (file, remove) => wants.removing(file, remove),
     ...(options.stopped && { stopped: options.stopped }),
     ...(options.progress && { progress: options.progress }),
   });
@@ -124,19 +122,21 @@ class Wants {
     this.pins = new PinWatch(larder);
   }
 
-  /** Gathers what takes long to gather, before the transaction: if nothing changes meanwhile it still holds inside. */
-  lookAhead(): void {
-    this.young.read();
+  /**
+   * Reads before the transaction what takes long to read: unless something changes meanwhile, it holds inside. Where
+   * it cannot be read, `reason` fails in the same way, for those files alone that need it.
+   */
+  lookAhead({ kind }: CacheFile): void {
+    if (!ASKING_YOUNG.includes(kind)) return;
+    try {
+      this.young.readAhead();
+    } catch {}
   }
 
   begin(): void {
     this.named = undefined;
     this.blobs = undefined;
     this.unrecorded = undefined;
-  }
-
-  removing<T>({ kind, path }: CacheFile, remove: () => T): T {
-    return kind === "metadata" ? this.young.removing(path, remove) : remove();
   }
 
   /** Asked in sweep order: metadata files before what they speak for, flat refs before blobs. */
@@ -181,5 +181,8 @@ class Wants {
     return this.keys.get(reference) ?? null;
   }
 }
+
+// What a metadata file may speak for before there are rows.
+const ASKING_YOUNG: Kind[] = ["layer", "fsmeta", "vmdk", "flat_ref"];
 
 const SOON = "a metadata file written just now needs it";

@@ -44,7 +44,7 @@ class Cache {
         this.log.push(`asked about ${path.slice(this.paths.root.length + 1)}`);
         return undefined;
       },
-      removing: (_, remove) => remove(),
+      lookAhead: () => {},
       ...more,
     };
   }

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { renameSync, rmSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import type { Target } from "../../src/cache/delete.ts";
-import type { CacheFile } from "../../src/cache/paths.ts";
+import type { CacheFile, CachePaths } from "../../src/cache/paths.ts";
 import type { Larder } from "../../src/larder.ts";
 import { parseDigest } from "../../src/oci/digest.ts";
 import { measureTargets } from "../../src/ops/doomed.ts";
@@ -175,15 +175,15 @@ describe("sweep", () => {
     expect(store.has(at.layer("stray"))).toBe(true);
   });
 
-  /** The home under a clock so slow that every file takes a batch of its own. */
-  function slowly(larder: Larder): Larder {
-    return {
-      ...larder,
-      now() {
+  /** The same targets, each so slow to compare with its file that it takes a batch of its own. */
+  function slowly(targets: Target[]): Target[] {
+    return targets.map((target) => ({
+      ...target,
+      get inode() {
         Bun.sleepSync(60);
-        return Date.now();
+        return target.inode;
       },
-    };
+    }));
   }
 
   test("goes on batch after batch", async () => {
@@ -191,7 +191,7 @@ describe("sweep", () => {
     using larder = store.open();
     const names = ["one", "two", "three", "four"];
     for (const name of names) store.write(at.layer(name));
-    const { deleted } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), options);
+    const { deleted } = await sweep(larder, slowly(plan(...names.map((name) => layer(larder, name)))), options);
     expect(deleted).toHaveLength(4);
     expect(store.files()).toEqual(store.filesOf("kept"));
   });
@@ -202,7 +202,7 @@ describe("sweep", () => {
     const names = ["one", "two", "three"];
     for (const name of names) store.write(at.layer(name));
     let batches = 0;
-    const { deleted, skipped } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), {
+    const { deleted, skipped } = await sweep(larder, slowly(plan(...names.map((name) => layer(larder, name)))), {
       ...options,
       stopped() {
         if (batches++ === 1) store.sql("INSERT INTO layer (diff_id, blob_digest) VALUES (?, 'x')", digestOf("two"));
@@ -221,7 +221,7 @@ describe("sweep", () => {
     const names = ["one", "two", "three"];
     for (const name of names) store.write(at.layer(name));
     let batches = 0;
-    const { skipped } = await sweep(slowly(larder), plan(...names.map((name) => layer(larder, name))), {
+    const { skipped } = await sweep(larder, slowly(plan(...names.map((name) => layer(larder, name)))), {
       ...options,
       stopped() {
         const other = at.metadata("docker.io/library/other:1");
@@ -231,6 +231,52 @@ describe("sweep", () => {
     });
     expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
     expect(store.has(at.layer("two"))).toBe(true);
+  });
+
+  test("heeds a metadata file that comes while others are deleted", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const coming = JSON.stringify(metadataOf("coming", ["two"]));
+    for (const name of ["gone:1", "gone:2"]) store.write(at.metadata(`docker.io/library/${name}`), "{}");
+    store.write(at.layer("two"));
+    const keys = ["gone:1", "gone:2"].map((name) => keyOf(`docker.io/library/${name}`));
+    const targets = plan(...keys.map((key) => larder.cache.metadata(key)), layer(larder, "two"));
+    const [first] = targets;
+    // Written just before larder deletes the first one, in the same transaction.
+    const { deleted, skipped } = await sweep(
+      larder,
+      [
+        {
+          ...first!,
+          get inode() {
+            store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG);
+            return first!.inode;
+          },
+        },
+        ...targets.slice(1),
+      ],
+      options,
+    );
+    expect(deleted).toHaveLength(2);
+    expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+  });
+
+  test("fails a layer, and deletes what else there is, where a young metadata file cannot be read", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.layer("one"));
+    store.write("tmp/old.part");
+    store.write(at.metadata("docker.io/library/other:1"), "{}", YOUNG);
+    const targets = plan(layer(larder, "one"), larder.cache.classify("tmp", "old.part"));
+    const [one, scratch] = targets;
+    const classify = (folder: "manifests", name: string) => {
+      const file = larder.cache.classify(folder, name);
+      return folder === "manifests" ? { ...file, path: "x".repeat(5000) } : file;
+    };
+    const cache: CachePaths = Object.create(larder.cache, { classify: { value: classify } });
+    const { deleted, failed } = await sweep({ ...larder, cache }, targets, options);
+    expect(failed).toMatchObject([{ path: one!.path, reason: expect.stringContaining("ENAMETOOLONG") }]);
+    expect(deleted).toMatchObject([{ path: scratch!.path }]);
   });
 
   test("lets go of the catalogue afterwards", async () => {
