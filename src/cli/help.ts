@@ -1,7 +1,6 @@
 import { type ArgsDef, renderUsage } from "citty";
 import type { Flag, Flags } from "./arguments.ts";
 import { type Command, flagsOf, ROOT_FLAGS } from "./command.ts";
-
 import { NAME, VERSION } from "./version.ts";
 
 /** `--serve [ADDR]`, as a flag of larder itself. */

@@ -188,7 +188,7 @@ export async function collectRows(
   db.run("PRAGMA cache_size = -16384");
   try {
     const collect = (batch: Leaving[]) => collectBatch(larder, batch, pins);
-    for await (const done of inBatches(db, plan.leaving, 800, stopped, collect)) {
+    for await (const done of inBatches(db, plan.leaving, FIRST_MANIFESTS, stopped, collect)) {
       rows.references.push(...done.references);
       rows.manifests.push(...done.manifests);
       rows.spared.push(...done.spared);
@@ -204,7 +204,8 @@ export async function collectRows(
         db,
         batch.map(({ id }) => id),
       );
-    for await (const diffIds of inBatches(db, plan.layerRows, 4000, stopped, drop)) rows.layers.push(...diffIds);
+    for await (const diffIds of inBatches(db, plan.layerRows, FIRST_LAYERS, stopped, drop))
+      rows.layers.push(...diffIds);
   } catch (failure) {
     if (!hasCollected(rows)) throw failure;
     rows.failure ??= failure;
@@ -230,6 +231,9 @@ async function* inBatches<T, R>(
   }
 }
 
+// What a slow disk gets done in BATCH_MS, so that the first transaction of all is not the longest.
+const FIRST_MANIFESTS = 500;
+const FIRST_LAYERS = 2500;
 // How long one transaction should last: msb takes the write lock at every start.
 const BATCH_MS = 60;
 const MOST_ROWS = 10_000;

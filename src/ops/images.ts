@@ -59,7 +59,7 @@ export function list<T>(larder: Larder, filter: Filter, all: boolean, use: (hand
 }
 
 function* eachHandle(larder: Larder, filter: Filter, all: boolean): Generator<Handle> {
-  const pins = readAllPins(larder);
+  const pins = readKnownPins(larder);
   for (const row of eachRow(larder, filter, all, pins)) yield toHandle(row, pins);
 }
 
@@ -80,7 +80,7 @@ export interface Position {
 /** At most `limit` handles of the list, from behind `after` on. A row that went since does not lose the place. */
 export function listPage(larder: Larder, filter: Filter, all: boolean, limit: number, after?: Position): Page {
   return readTransaction(larder.db, () => {
-    const pins = readAllPins(larder);
+    const pins = readKnownPins(larder);
     // The first page of everything is asked for most, and needs no more rows than it shows and one.
     const isPlain = after === undefined && !all && Object.keys(filter).length === 0 && Number.isFinite(limit);
     const rows =
@@ -118,7 +118,7 @@ function* eachRow(larder: Larder, filter: Filter, all: boolean, pins: Pins): Gen
 
 /** The handle that `reference` means; throws `not_found`. */
 export function get(larder: Larder, reference: string): Handle {
-  return readTransaction(larder.db, () => toHandle(findOne(larder, reference), readAllPins(larder)));
+  return readTransaction(larder.db, () => toHandle(findOne(larder, reference), readKnownPins(larder)));
 }
 
 /**
@@ -141,7 +141,7 @@ export function notFound(reference: string, database?: string): LarderError {
 }
 
 /** What the catalogue and the snapshots on disk pin, to show it: what deletes asks a `PinWatch`. */
-export function readAllPins(larder: Larder): Pins {
+export function readKnownPins(larder: Larder): Pins {
   return readPins(larder.db, readSnapshots(larder.home.snapshots));
 }
 

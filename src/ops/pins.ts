@@ -5,8 +5,8 @@ import { LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
 
 /**
- * The pins of one operation that may delete. Snapshots on disk are read once, before any transaction; the catalogue's pins are read
- * inside each, and again only if another process committed since.
+ * The pins of one operation that may delete. Snapshots on disk are read once, before any transaction; the catalogue's
+ * pins are read inside each, and again only if another process committed since.
  */
 export class PinWatch {
   private readonly snapshots: SnapshotImage[];
