@@ -46,7 +46,7 @@ export interface Guard {
   /** Why some row still wants the file, or undefined; asked inside `exclusively`. */
   wanted(file: CacheFile): string | undefined;
   /** Told the file that `wanted` will be asked first, before the look for running work and outside of `exclusively`. */
-  lookAhead(file: CacheFile): void;
+  lookAhead?: (file: CacheFile) => void;
   /** Whether nothing was done before: then a catalogue that stays busy is a failure, and not files left for later. */
   isFirstStep?: boolean;
   /** Whether to stop between two batches, as Ctrl-C asks for. */
@@ -96,7 +96,7 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
   let work: RunningWork | undefined;
   for (let next = 0, late = 0; next < targets.length && !mayStop(targets[next]!, guard); ) {
     guard.progress?.(next, targets.length);
-    guard.lookAhead(targets[next]!);
+    guard.lookAhead?.(targets[next]!);
     if (!work?.isFresh()) work = new RunningWork(guard);
     if (patience > 0 && work.stopsAny(targets, next)) {
       patience -= WAIT_MS;
@@ -136,13 +136,13 @@ function mayStop({ kind }: Target, { stopped, isFirstStep }: Guard): boolean {
 
 function deleteBatch(targets: Target[], first: number, work: RunningWork, guard: Guard, report: DeleteReport): number {
   const deadline = performance.now() + BATCH_MS;
-  const isOneBatch = ({ kind }: Target) => (kind === "metadata") === (targets[first]!.kind === "metadata");
+  const isOfMetadata = targets[first]!.kind === "metadata";
   let next = first;
   for (; next < targets.length && (next === first || performance.now() < deadline); next++) {
     const file = targets[next]!;
-    // Metadata files have a batch of their own: their folder is then read anew before the one that asks what is young.
-    if (!isOneBatch(file)) break;
     const { kind, path } = file;
+    // Metadata files have batches of their own: their folder is then read anew before the one that asks what is young.
+    if ((kind === "metadata") !== isOfMetadata) break;
     try {
       const obstacle = work.obstacleOf(file);
       const reason = obstacle === undefined ? deleteOne(file, guard) : `a pull or load is running ("${obstacle}")`;
@@ -194,10 +194,8 @@ class RunningWork {
 }
 
 function deleteOne(file: Target, guard: Guard): string | undefined {
-  return guard.wanted(file) ?? deleteLocked(file);
-}
-
-function deleteLocked(file: Target): string | undefined {
+  const reason = guard.wanted(file);
+  if (reason !== undefined) return reason;
   using lock = file.lock === undefined ? NO_LOCK : FileLock.take(file.lock);
   if (!lock) return `its lock is held ("${file.lock}")`;
   const now = measure(file.path);

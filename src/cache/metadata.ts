@@ -90,7 +90,8 @@ export class YoungMetadataFiles {
       if (!stat || this.now() - stat.mtimeMs >= this.grace) continue;
       try {
         const metadata = readMetadataFile(file.path);
-        if (metadata) young.push(summarize(metadata));
+        if (metadata)
+          young.push({ manifest: metadata.manifest_digest, layers: metadata.layers.map(({ diff_id }) => diff_id) });
       } catch (error) {
         // What it names may be wanted.
         if (isSystemError(error)) throw error;
@@ -98,8 +99,4 @@ export class YoungMetadataFiles {
     }
     return young;
   }
-}
-
-function summarize({ manifest_digest, layers }: ImageMetadata): YoungMetadata {
-  return { manifest: manifest_digest, layers: layers.map(({ diff_id }) => diff_id) };
 }

@@ -55,7 +55,6 @@ export async function sweep(
     now: larder.now,
     grace: options.grace,
     ...(options.isFirstStep && { isFirstStep: true }),
-    lookAhead: wanted ? () => {} : (file) => wants.lookAhead(file),
     exclusively: (work) =>
       explainSqlite(larder.home.database, () =>
         writeTransaction(db, () => {
@@ -64,6 +63,7 @@ export async function sweep(
         }),
       ),
     wanted: wanted ?? ((file) => explainSqlite(larder.home.database, () => wants.reason(file))),
+    ...(!wanted && { lookAhead: (file: CacheFile) => wants.lookAhead(file) }),
     ...(options.stopped && { stopped: options.stopped }),
     ...(options.progress && { progress: options.progress }),
   });

@@ -44,7 +44,6 @@ class Cache {
         this.log.push(`asked about ${path.slice(this.paths.root.length + 1)}`);
         return undefined;
       },
-      lookAhead: () => {},
       ...more,
     };
   }
