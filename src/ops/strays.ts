@@ -11,7 +11,7 @@ import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
 import type { Larder } from "../larder.ts";
-import { isDigest } from "../oci/digest.ts";
+import { type Digest, isDigest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
 
@@ -56,7 +56,9 @@ function skip({ kind, path }: Target, reason: string): Skipped {
 }
 
 function* unaccounted({ db, cache }: Larder): Generator<CacheFile> {
-  const manifests = new Recorded(() => listManifestDigests(db));
+  let digests: Digest[] | undefined;
+  const readDigests = () => (digests ??= listManifestDigests(db).filter(isDigest));
+  const manifests = new Recorded(readDigests);
   const blobs = new FlatBlobs();
   // By name: to ask what each file is, which nearly always is on record, would take twice as long.
   const known = {
@@ -66,8 +68,8 @@ function* unaccounted({ db, cache }: Larder): Generator<CacheFile> {
         return key === null ? [] : metadataName(key);
       }),
     ),
-    vmdk: new Recorded(() => listManifestDigests(db).filter(isDigest).map(vmdkName)),
-    fsmeta: new Recorded(() => listManifestDigests(db).filter(isDigest).map(erofsName)),
+    vmdk: new Recorded(() => readDigests().map(vmdkName)),
+    fsmeta: new Recorded(() => readDigests().map(erofsName)),
     layers: new Recorded(() => listDiffIds(db).filter(isDigest).map(erofsName)),
   };
   for (const file of scanCache(cache, FOLDERS, known)) {
