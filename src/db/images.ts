@@ -42,12 +42,18 @@ const COLUMNS = `
 
 /** Every reference, newest first, undated last, as msb orders them (interop §6); read a few at a time. */
 export function* eachImage(db: Database): Generator<ImageRow> {
-  // The ids alone are sorted: SQLite's sorter copies rows whole, and the engine's heap would hold all that it was given.
-  const ids = db.query("SELECT id FROM image_ref NOT INDEXED ORDER BY created_at DESC, id").values().flat();
+  const ids = newestIds(db, ALL);
   for (let i = 0; i < ids.length; i += AT_ONCE) yield* listByIds(db, ids.slice(i, i + AT_ONCE));
 }
 
 const AT_ONCE = 64;
+// As SQLite's LIMIT has it.
+const ALL = -1;
+
+// The ids alone are sorted: SQLite's sorter copies rows whole, and the engine's heap would hold all that it was given.
+function newestIds(db: Database, most: number): unknown[] {
+  return db.query("SELECT id FROM image_ref NOT INDEXED ORDER BY created_at DESC, id LIMIT ?").values(most).flat();
+}
 
 function listByIds(db: Database, ids: unknown[]): ImageRow[] {
   return db
@@ -67,17 +73,9 @@ export function listImages(db: Database): ImageRow[] {
   return [...eachImage(db)];
 }
 
-/** The first `most` of them; only these are joined with their manifests. */
+/** The first `most` of them. */
 export function listFirstImages(db: Database, most: number): ImageRow[] {
-  return db
-    .query<Row, [number]>(
-      `SELECT${COLUMNS}
-       FROM (SELECT * FROM image_ref ORDER BY created_at DESC, id LIMIT ?) AS r
-       LEFT JOIN manifest AS m ON m.id = r.manifest_id
-       ORDER BY r.created_at DESC, r.id`,
-    )
-    .all(most)
-    .map(parseImage);
+  return listByIds(db, newestIds(db, most));
 }
 
 /** Every manifest that no reference names, newest first. */
