@@ -1,12 +1,12 @@
 import type { Flag, Flags } from "../src/cli/arguments.ts";
-import { type Command, flagsOf, ROOT_FLAGS } from "../src/cli/command.ts";
-import { loadCommands, loadServe } from "../src/cli/commands.ts";
+import { type Command, flagsOf, load, loadAll, ROOT_FLAGS } from "../src/cli/command.ts";
+import { COMMANDS, SERVE } from "../src/cli/commands.ts";
 import { EXAMPLES, EXITS, ROOT_EXITS, SERVE_FLAG } from "../src/cli/help.ts";
 import { VERSION } from "../src/cli/version.ts";
 
 /** The manual page larder(1), in man(7) macros, from the declarations of the commands. `date` is YYYY-MM-DD. */
 export async function manualPage(date: string): Promise<string> {
-  const commands = await loadCommands();
+  const commands = await loadAll(COMMANDS);
   return `${[
     `.TH LARDER 1 ${date} "larder ${VERSION}" "User Commands"`,
     ".SH NAME",
@@ -26,7 +26,7 @@ export async function manualPage(date: string): Promise<string> {
     ".SH COMMANDS",
     ...commands.flatMap(describe),
     ".SH SERVING",
-    ...describe(await loadServe()),
+    ...describe(await load(SERVE)),
     ".SH EXIT STATUS",
     ...[...EXITS, ...ROOT_EXITS]
       .sort(([a], [b]) => a - b)

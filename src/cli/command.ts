@@ -53,6 +53,11 @@ export async function load(loader: Loader): Promise<Command> {
   return (await loader()).default;
 }
 
+/** Loads all of a program's commands, in their order. */
+export function loadAll(loaders: Record<string, Loader>): Promise<Command[]> {
+  return Promise.all(Object.values(loaders).map(load));
+}
+
 /** Declares a command; the flags' types reach `run` through here. */
 export function defineCommand<const F extends Flags>(command: Command<F>): Command {
   return command as unknown as Command;

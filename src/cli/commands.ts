@@ -1,4 +1,4 @@
-import { type Command, type Loader, load } from "./command.ts";
+import type { Loader } from "./command.ts";
 import { READS } from "./reads.ts";
 
 /** Every command, in the order of the help. Loaded one at a time: a command pays only for itself. */
@@ -15,13 +15,3 @@ export const COMMANDS: Record<string, Loader> = {
 
 /** The command in a flag's clothes. */
 export const SERVE: Loader = () => import("./serve.ts");
-
-/** Loads all commands, in the order of the help. */
-export function loadCommands(): Promise<Command[]> {
-  return Promise.all(Object.values(COMMANDS).map(load));
-}
-
-/** Loads the command in a flag's clothes. */
-export function loadServe(): Promise<Command> {
-  return load(SERVE);
-}

@@ -1,6 +1,15 @@
 import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { parseArguments, type Values } from "./arguments.ts";
-import { type Command, type Format, flagsOf, type GLOBAL_FLAGS, type Loader, load, ROOT_FLAGS } from "./command.ts";
+import {
+  type Command,
+  type Format,
+  flagsOf,
+  type GLOBAL_FLAGS,
+  type Loader,
+  load,
+  loadAll,
+  ROOT_FLAGS,
+} from "./command.ts";
 import { complain, emit, print, say } from "./terminal.ts";
 import { describeBuild, NAME, VERSION } from "./version.ts";
 
@@ -61,7 +70,7 @@ async function runRoot(commands: Program["commands"], values: Values<typeof ROOT
     return 0;
   }
   const { helpOfRoot } = await import("./help.ts");
-  const help = await helpOfRoot(await Promise.all(Object.values(commands).map(load)));
+  const help = await helpOfRoot(await loadAll(commands));
   if (values.help) {
     await print(help);
     return 0;

@@ -1,6 +1,6 @@
 import type { Flag, Flags } from "../arguments.ts";
-import { flagsOf, ROOT_FLAGS } from "../command.ts";
-import { loadCommands, loadServe } from "../commands.ts";
+import { flagsOf, load, loadAll, ROOT_FLAGS } from "../command.ts";
+import { COMMANDS, SERVE } from "../commands.ts";
 import { SERVE_FLAG } from "../help.ts";
 
 /** What can stand in one place: words to choose from, what the shell or the catalogue knows, or anything. */
@@ -28,7 +28,7 @@ export interface Context {
 
 /** Every context of the command line: that of larder itself first. */
 export async function describeLine(): Promise<Context[]> {
-  const commands = await loadCommands();
+  const commands = await loadAll(COMMANDS);
   const root: Context = {
     names: [],
     summary: "",
@@ -37,7 +37,7 @@ export async function describeLine(): Promise<Context[]> {
   };
   return [
     root,
-    ...[...commands, await loadServe()].map((command) => ({
+    ...[...commands, await load(SERVE)].map((command) => ({
       names: [command.name, ...(command.aliases ?? [])],
       summary: command.summary,
       options: optionsOf(flagsOf(command)),
