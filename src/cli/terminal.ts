@@ -61,9 +61,17 @@ export function complain(message: string): void {
 
 /** Whether standard output (1) or standard error (2) is a terminal. */
 export function isTerminal(fd: 1 | 2): boolean {
-  // `node:tty` takes 3 ms to load, and only a character device can be a terminal.
-  const isDevice = process.getBuiltinModule("node:fs").fstatSync(fd).isCharacterDevice();
-  return isDevice && process.getBuiltinModule("node:tty").isatty(fd);
+  // `node:tty` takes 3 ms to load, and only a character device can be a terminal; /dev/null is one that cannot.
+  const stat = process.getBuiltinModule("node:fs").fstatSync(fd);
+  const mayBe = stat.isCharacterDevice() && majorOf(stat.rdev) !== MEMORY_DEVICES;
+  return mayBe && process.getBuiltinModule("node:tty").isatty(fd);
+}
+
+// Linux keeps null, zero and full under one major number.
+const MEMORY_DEVICES = 1;
+
+function majorOf(device: number): number {
+  return (device >>> 8) & 0xfff;
 }
 
 /** The width that a table may have: the terminal's, or none when standard output is no terminal. */
