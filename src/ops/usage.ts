@@ -59,14 +59,14 @@ export function targetsIn({ files }: Usage): Measure {
   };
 }
 
-/** Measures every file of the cache once, and finds out which images need it. */
-export function measureUsage(larder: Larder, pins: PinWatch): Usage {
+/** Measures every one of `entries`, those of the cache, once, and finds out which images need it. */
+export function measureUsage(larder: Larder, pins: PinWatch, entries = scanEverything(larder.cache)): Usage {
   const { manifests, orphans, byDigest } = readTransaction(larder.db, () => ({
     ...listUsage(larder.db),
     byDigest: pins.read().byDigest,
   }));
   const files: UsedFile[] = [];
-  const index = indexFiles(larder, files);
+  const index = indexFiles(entries, files);
   const images = manifests.map((manifest): UsedImage => {
     const canonicals = manifest.names.map(({ reference }) => canonicalOrNull(reference));
     const keys = new Set(canonicals.flatMap((canonical) => (canonical === null ? [] : canonicalKey(canonical))));
@@ -103,11 +103,11 @@ interface FileIndex {
   layers: Map<string, number>;
 }
 
-function indexFiles(larder: Larder, files: UsedFile[]): FileIndex {
+function indexFiles(entries: Iterable<CacheFile>, files: UsedFile[]): FileIndex {
   const index: FileIndex = { metadata: new Map(), manifests: new Map(), layers: new Map() };
   const refs = new Map<string, string[]>();
   const counted = new Set<string>();
-  for (const file of scanEverything(larder.cache)) {
+  for (const file of entries) {
     const stat = measure(file.path);
     if (!stat) continue;
     const inode = linkedInode(stat);
