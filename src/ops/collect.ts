@@ -186,6 +186,8 @@ export async function collectRows(
   const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
   // Digests are spread over the whole of their indexes, which each batch reads and writes anew where they do not fit.
   db.run("PRAGMA cache_size = -16384");
+  // What a statement needs to undo itself is a half of all that a delete writes, and would go to a temporary file.
+  db.run("PRAGMA temp_store = MEMORY");
   try {
     const collect = (batch: Leaving[]) => collectBatch(larder, batch, pins);
     for await (const done of inBatches(db, plan.leaving, FIRST_MANIFESTS, stopped, collect)) {
