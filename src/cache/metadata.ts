@@ -4,7 +4,7 @@ import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { cacheKey } from "../oci/reference.ts";
 import { measure, namesIn, readHead, readRegular } from "./file.ts";
-import type { CachePaths } from "./paths.ts";
+import { type CachePaths, isLock } from "./paths.ts";
 
 /** The metadata that the cache holds for a reference, or undefined; throws `invalid` for a file msb would ignore. */
 export function readMetadata(cache: CachePaths, reference: string): ImageMetadata | undefined {
@@ -36,6 +36,10 @@ export function manifestNamedBy(path: string): Digest | undefined {
 
 // The kernel gives files its time by ticks of at most 10 ms.
 const TICK_MS = 20;
+
+// Bytes of a folder with some hundred files to look at, which takes a few milliseconds.
+const LARGE = 128 * 1024;
+const NO_FOLDER = { mtimeMs: 0, size: 0 };
 
 /** A metadata file that was written lately, as its content says. */
 export interface YoungMetadata {
@@ -72,19 +76,25 @@ export class YoungMetadataFiles {
     return this.files;
   }
 
-  /** Reads ahead of time: once the tick of the last change is over, so that what was read holds until the next one. */
+  /**
+   * Reads a large folder ahead of time: once the tick of the last change is over, so that what was read holds until the
+   * next one. A small one is read again in less time than that takes.
+   */
   readAhead(): void {
-    if (Date.now() - this.lastChange() < TICK_MS) Bun.sleepSync(TICK_MS);
+    const { mtimeMs, size } = statSync(this.folder, { throwIfNoEntry: false }) ?? NO_FOLDER;
+    if (size <= LARGE) return;
+    if (Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
     this.read();
   }
 
   private lastChange(): number {
-    return statSync(this.folder, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+    return (statSync(this.folder, { throwIfNoEntry: false }) ?? NO_FOLDER).mtimeMs;
   }
 
   private readFolder(): YoungMetadata[] {
     const young: YoungMetadata[] = [];
     for (const name of namesIn(this.folder)) {
+      if (isLock(name)) continue;
       const file = this.cache.classify("manifests", name);
       const stat = file.kind === "metadata" ? measure(file.path) : undefined;
       if (!stat || this.now() - stat.mtimeMs >= this.grace) continue;

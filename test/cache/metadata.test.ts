@@ -1,6 +1,15 @@
 import { describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
-import { lutimesSync, mkdirSync, renameSync, symlinkSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  linkSync,
+  lutimesSync,
+  mkdirSync,
+  renameSync,
+  symlinkSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { manifestNamedBy, readMetadata, readMetadataFile, YoungMetadataFiles } from "../../src/cache/metadata.ts";
 import { CachePaths } from "../../src/cache/paths.ts";
@@ -136,6 +145,9 @@ describe("YoungMetadataFiles", () => {
     using folder = new TemporaryFolder();
     const { cache, manifests } = cacheIn(folder);
     for (const key of KEYS.slice(0, 3)) put(manifests, `${key}.json`, document(M), 0);
+    // So many names that it is worth reading ahead; links, which are quicker to make than files.
+    writeFileSync(join(manifests, "0.lock"), "");
+    for (let i = 1; i < 3000; i++) linkSync(join(manifests, "0.lock"), join(manifests, `${i}${"0".repeat(60)}.lock`));
     const files = new YoungMetadataFiles(cache, Date.now, GRACE);
     files.readAhead();
     unlinkSync(join(manifests, `${KEYS[0]}.json`));
