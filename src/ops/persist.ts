@@ -67,6 +67,8 @@ export function persist(larder: Larder, entries: Entry[]): Persisted[] {
 function unsynced(db: Database, write: () => void): void {
   db.run("PRAGMA synchronous = NORMAL");
   db.run("PRAGMA wal_autocheckpoint = 4000");
+  // Kept for what is persisted next, which changes the same pages.
+  db.run("PRAGMA cache_size = -16384");
   try {
     write();
   } finally {
