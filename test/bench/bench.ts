@@ -4,9 +4,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, EXECUTABLE } from "../../build.ts";
 import { resolveHome } from "../../src/home.ts";
-import { closeLarder, openOrCreate } from "../../src/larder.ts";
+import { closeLarder, openOrCreate, openToRead } from "../../src/larder.ts";
 import { parseMetadata } from "../../src/oci/metadata.ts";
 import { persist } from "../../src/ops/persist.ts";
+import { findStrays } from "../../src/ops/strays.ts";
+import { DEFAULT_GRACE_MS } from "../../src/ops/sweep.ts";
 import { MSB } from "../interop/msb.ts";
 import { batchOf, fillDownloadLocks, fillStrays, referenceOf, settle, Workshop } from "./home.ts";
 import { type Point, plot } from "./plot.ts";
@@ -25,6 +27,7 @@ import {
   settlePrograms,
   time,
 } from "./run.ts";
+import { type Figures, measureServing } from "./serve.ts";
 import { longestWriteLock } from "./write-lock.ts";
 
 // Usage: bun run bench [--quick] [--only TEXT]
@@ -379,7 +382,37 @@ function scan(shop: Workshop): void {
     floor: show(result.floor),
     ratio: `${(result.larder.ms / result.floor.ms).toFixed(1)} of floor`,
   });
+  const larder = openToRead(resolveHome(home, {}))!;
+  const looks = sample(Array.from({ length: PAIRS }, () => timeOf(() => findStrays(larder, DEFAULT_GRACE_MS))));
+  closeLarder(larder);
+  judge("its scan alone: what names are no row's", show(looks), "≤ 600 ms", looks.ms <= 600);
   shop.remove(home);
+}
+
+function timeOf(work: () => void): Run {
+  const start = performance.now();
+  work();
+  return { ms: performance.now() - start };
+}
+
+async function serve(): Promise<void> {
+  const [rounds, seconds] = QUICK ? [1, 1] : [3, 2];
+  for (const { request, constant, unchanged, changed } of await measureServing(rounds, seconds)) {
+    const rate = ({ perSecond }: Figures) => `${perSecond.toFixed(0)}/s`;
+    for (const [when, figures, least] of [
+      ["unchanged", unchanged, 0.8],
+      ["while another commits", changed, 0.35],
+    ] as const) {
+      const ratio = figures.perSecond / constant.perSecond;
+      judge(`serve: ${request}, ${when}`, rate(figures), `≥ ${least} of a constant`, ratio >= least, {
+        floor: rate(constant),
+        ratio: `${ratio.toFixed(2)} of floor`,
+      });
+      judge(`serve: ${request}, ${when}: p99`, `${figures.p99Ms} ms`, "< 2 ms", figures.p99Ms < 2, {
+        floor: `${constant.p99Ms} ms`,
+      });
+    }
+  }
 }
 
 function table(): string {
@@ -400,7 +433,7 @@ await buildFloor();
 settlePrograms();
 {
   using shop = new Workshop();
-  const parts: Record<string, () => void> = {
+  const parts: Record<string, () => void | Promise<void>> = {
     start,
     read: () => read(shop),
     large: () => large(shop),
@@ -409,8 +442,10 @@ settlePrograms();
     persist: () => persistAll(shop),
     delete: () => deleteMany(shop),
     scan: () => scan(shop),
+    serve,
   };
-  for (const [name, part] of Object.entries(parts)) if (ONLY === undefined || ONLY.split(",").includes(name)) part();
+  for (const [name, part] of Object.entries(parts))
+    if (ONLY === undefined || ONLY.split(",").includes(name)) await part();
 }
 const cpu = /model name\s*: (.*)/.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "unknown";
 console.log(

@@ -5,35 +5,27 @@ import { Catalogue, digest } from "../cli/catalogue.ts";
 import { TemporaryFolder } from "../larder.ts";
 import { hasTool, installTools } from "../tools.ts";
 
-// How fast the endpoint answers, against a handler of the same Bun that returns a constant, in turn on one machine:
-//   bun test/bench/serve.ts [seconds a measurement] [rounds] [images on record]
-// Ratios of requests a second; p99 over 16 connections. `changed` is while another process commits without a pause.
-
-const SECONDS = Number(process.argv[2] ?? 3);
-const ROUNDS = Number(process.argv[3] ?? 3);
 const CONNECTIONS = 16;
-const IMAGES = Number(process.argv[4] ?? 100);
+const IMAGES = 100;
 const TOKEN = "0123456789abcdef0123456789abcdef";
+const HEADERS = { Authorization: `Bearer ${TOKEN}` };
 const TARGETS = { "one image": "/v1/image?reference=acme/app:42", "list of 100": "/v1/images?limit=100" };
 
-interface Figures {
+/** Requests a second over 16 connections, and the time in milliseconds that 99 of 100 are answered in. */
+export interface Figures {
   perSecond: number;
   p99Ms: number;
 }
 
 /** Requests a second and latency, as wrk reports them. */
-async function measure(url: string, headers: Record<string, string> = {}): Promise<Figures> {
+async function measure(url: string, seconds: number, headers: Record<string, string>): Promise<Figures> {
   const flags = Object.entries(headers).flatMap(([name, value]) => ["-H", `${name}: ${value}`]);
-  const child = Bun.spawn(["wrk", "-t1", `-c${CONNECTIONS}`, `-d${SECONDS}s`, "--latency", ...flags, url]);
+  const child = Bun.spawn(["wrk", "-t1", `-c${CONNECTIONS}`, `-d${seconds}s`, "--latency", ...flags, url]);
   const text = await child.stdout.text();
-  if (/Non-2xx/.test(text) && !headers["If-None-Match"]) throw new Error(`${url} was refused: ${text}`);
+  if (/Non-2xx/.test(text)) throw new Error(`${url} was refused: ${text}`);
   const [, number, unit] = /99%\s+([\d.]+)(us|ms|s)/.exec(text)!;
   const scale = { us: 0.001, ms: 1, s: 1000 }[unit as "us" | "ms" | "s"];
   return { perSecond: Number(/Requests\/sec:\s+([\d.]+)/.exec(text)![1]), p99Ms: Number(number) * scale };
-}
-
-function median(numbers: number[]): number {
-  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
 }
 
 function fill(home: string): void {
@@ -86,48 +78,53 @@ async function serveLarder(home: string, token: string): Promise<Bun.Subprocess 
   }
 }
 
-await installTools();
-if (!hasTool("wrk")) throw new Error("this bench needs wrk");
-using folder = new TemporaryFolder();
-const token = join(folder.path, "token");
-writeFileSync(token, TOKEN);
-chmodSync(token, 0o600);
-fill(folder.path);
-const larder = await serveLarder(folder.path, token);
-const headers = { Authorization: `Bearer ${TOKEN}` };
-const rows: string[][] = [["GET", "constant/s", "unchanged", "304", "changed", "p99 ms", "p99 changed"]];
-for (const [name, target] of Object.entries(TARGETS)) {
-  const response = await fetch(larder.url + target, { headers });
-  const constant = serveConstant(await response.text());
-  const base = await constant.url;
-  const found: Record<"constant" | "unchanged" | "known" | "changed", Figures[]> = {
-    constant: [],
-    unchanged: [],
-    known: [],
-    changed: [],
-  };
-  for (let round = 0; round < ROUNDS; round++) {
-    found.constant.push(await measure(base, headers));
-    found.unchanged.push(await measure(larder.url + target, headers));
-    const { headers: fresh } = await fetch(larder.url + target, { headers });
-    found.known.push(await measure(larder.url + target, { ...headers, "If-None-Match": fresh.get("etag")! }));
-    using _ = keepChanging(folder.path);
-    found.changed.push(await measure(larder.url + target, headers));
-  }
-  constant.kill();
-  const rate = (of: Figures[]) => median(of.map(({ perSecond }) => perSecond));
-  const ratio = (of: Figures[]) => (rate(of) / rate(found.constant)).toFixed(2);
-  const p99 = (of: Figures[]) => median(of.map(({ p99Ms }) => p99Ms)).toFixed(2);
-  rows.push([
-    name,
-    rate(found.constant).toFixed(0),
-    ratio(found.unchanged),
-    ratio(found.known),
-    ratio(found.changed),
-    p99(found.unchanged),
-    p99(found.changed),
-  ]);
+/** What of the endpoint was measured: a request, against a handler of the same Bun that answers with a constant. */
+export interface Serving {
+  request: string;
+  constant: Figures;
+  /** The catalogue stays as it is. */
+  unchanged: Figures;
+  /** Another process commits to it without a pause. */
+  changed: Figures;
 }
-larder.kill();
-await larder.exited;
-for (const row of rows) console.log(row.map((cell) => cell.padEnd(13)).join(""));
+
+/** Measures the endpoint, over TCP and with a token, in turn with the constant: medians of so many rounds. */
+export async function measureServing(rounds: number, seconds: number): Promise<Serving[]> {
+  await installTools();
+  if (!hasTool("wrk")) throw new Error("the bench of the endpoint needs wrk");
+  using folder = new TemporaryFolder();
+  const token = join(folder.path, "token");
+  writeFileSync(token, TOKEN);
+  chmodSync(token, 0o600);
+  fill(folder.path);
+  const larder = await serveLarder(folder.path, token);
+  const results: Serving[] = [];
+  for (const [request, target] of Object.entries(TARGETS)) {
+    const url = larder.url + target;
+    const answer = await fetch(url, { headers: HEADERS });
+    const constant = serveConstant(await answer.text());
+    const base = await constant.url;
+    const found: Record<"constant" | "unchanged" | "changed", Figures[]> = { constant: [], unchanged: [], changed: [] };
+    for (let round = 0; round < rounds; round++) {
+      found.constant.push(await measure(base, seconds, HEADERS));
+      found.unchanged.push(await measure(url, seconds, HEADERS));
+      using _ = keepChanging(folder.path);
+      found.changed.push(await measure(url, seconds, HEADERS));
+    }
+    constant.kill();
+    results.push({
+      request,
+      constant: median(found.constant),
+      unchanged: median(found.unchanged),
+      changed: median(found.changed),
+    });
+  }
+  larder.kill();
+  await larder.exited;
+  return results;
+}
+
+function median(figures: Figures[]): Figures {
+  const middle = (of: (one: Figures) => number) => figures.map(of).sort((a, b) => a - b)[figures.length >> 1]!;
+  return { perSecond: middle(({ perSecond }) => perSecond), p99Ms: middle(({ p99Ms }) => p99Ms) };
+}
