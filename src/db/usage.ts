@@ -44,12 +44,9 @@ export function listUsage(db: Database): { manifests: ManifestUsage[]; orphans: 
       storedUpdatedAt: row.updated_at,
     });
   }
-  const layers = new Map(
-    layerRows(db).map((row): [number, LayerUsage] => [
-      Number(row.id),
-      { diffId: String(row.diff_id), lastUsedAt: toMs(row.last_used_at), manifests: 0 },
-    ]),
-  );
+  const layers = new Map<number, LayerUsage>();
+  for (const { id, diff_id, last_used_at } of layerRows(db))
+    layers.set(Number(id), { diffId: String(diff_id), lastUsedAt: toMs(last_used_at), manifests: 0 });
   const held = new Set<number>();
   for (const { manifest_id, layer_id } of junctionRows(db)) {
     held.add(Number(layer_id));
@@ -89,7 +86,7 @@ function nameRows(db: Database) {
 function layerRows(db: Database) {
   return db
     .query<{ id: bigint; diff_id: unknown; last_used_at: unknown }, []>("SELECT id, diff_id, last_used_at FROM layer")
-    .all();
+    .iterate();
 }
 
 function junctionRows(db: Database) {
@@ -97,5 +94,5 @@ function junctionRows(db: Database) {
     .query<{ manifest_id: bigint; layer_id: bigint }, []>(
       "SELECT manifest_id, layer_id FROM manifest_layer NOT INDEXED",
     )
-    .all();
+    .iterate();
 }
