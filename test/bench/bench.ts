@@ -10,10 +10,11 @@ import { persist } from "../../src/ops/persist.ts";
 import { findStrays } from "../../src/ops/strays.ts";
 import { DEFAULT_GRACE_MS } from "../../src/ops/sweep.ts";
 import { MSB } from "../interop/msb.ts";
-import { batchOf, fillDownloadLocks, fillStrays, referenceOf, settle, Workshop } from "./home.ts";
+import { batchOf, fillDownloadLocks, fillStrays, referenceOf, settle, WORKSHOPS, Workshop } from "./home.ts";
 import { type Point, plot } from "./plot.ts";
 import {
   buildFloor,
+  describeDisk,
   FLOOR,
   inTurn,
   peakMemory,
@@ -30,7 +31,7 @@ import {
 import { type Figures, measureServing } from "./serve.ts";
 import { longestWriteLock } from "./write-lock.ts";
 
-// Usage: bun run bench [--quick] [--only TEXT]
+// Usage: [LARDER_BENCH_DIR=FOLDER] bun run bench [--quick] [--only PART,PART]
 // Prints a table of ratios; see README. Not a test: a noisy machine moves the figures, and less so the ratios.
 
 const QUICK = process.argv.includes("--quick");
@@ -448,7 +449,6 @@ settlePrograms();
     if (ONLY === undefined || ONLY.split(",").includes(name)) await part();
 }
 const cpu = /model name\s*: (.*)/.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "unknown";
-console.log(
-  `${cpus().length} × ${cpu}, Linux ${release()}, load ${readFileSync("/proc/loadavg", "utf8").split(" ")[0]}\n`,
-);
+const load = readFileSync("/proc/loadavg", "utf8").split(" ")[0];
+console.log(`${cpus().length} × ${cpu}, Linux ${release()}, ${describeDisk(WORKSHOPS)}, load ${load}\n`);
 console.log(table());

@@ -54,9 +54,12 @@ export function batchOf(images: number): string {
 /** What a home is made for: `larder` has its three indexes, as after its first write; `msb` has none of them. */
 export type Owner = "larder" | "msb";
 
+/** Where workshops are made. */
+export const WORKSHOPS = process.env.LARDER_BENCH_DIR ?? tmpdir();
+
 /** Where the bench keeps its homes; gone at the end. Catalogues are made once each, and copied. */
 export class Workshop {
-  readonly path = mkdtempSync(join(process.env.LARDER_BENCH_DIR ?? tmpdir(), "larder-bench-"));
+  readonly path = mkdtempSync(join(WORKSHOPS, "larder-bench-"));
   private readonly templates = new Set<string>();
   private made = 0;
 

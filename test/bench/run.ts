@@ -76,6 +76,13 @@ export function settlePrograms(): void {
     Bun.spawnSync(["dd", `if=${path}`, "iflag=nocache", "count=0", "status=none"]);
 }
 
+/** The file system of a folder, and whether a delete waits for the disk to discard its blocks: it decides what one costs. */
+export function describeDisk(folder: string): string {
+  const { stdout } = Bun.spawnSync(["findmnt", "-n", "-o", "FSTYPE,OPTIONS", "-T", folder]);
+  const [type, options] = stdout.toString().trim().split(/\s+/);
+  return `${type} ${options?.split(",").includes("discard") ? "with" : "without"} discard`;
+}
+
 /** Peak memory of a command in bytes, the median of three runs. What takes less than the starter's 20 MiB shows those. */
 export function peakMemory(command: string[], env: Record<string, string> = {}): number {
   const peaks = [1, 2, 3].map(() => {
