@@ -37,7 +37,12 @@ export function manifestNamedBy(path: string): Digest | undefined {
 // The kernel gives files its time by ticks of at most 10 ms.
 const TICK_MS = 20;
 
-// Bytes of a folder with some hundred files to look at, which takes a few milliseconds.
+// How often a folder is read that changes while it is read.
+const MOST_LOOKS = 3;
+
+// What reading may take to be done while writers wait. Where it takes longer, to wait for the end of the tick comes first.
+const SHORT_MS = 3;
+// Bytes of a folder that takes longer for certain: there the wait comes before the first read, and saves it.
 const LARGE = 128 * 1024;
 const NO_FOLDER = { mtimeMs: 0, size: 0 };
 
@@ -66,24 +71,31 @@ export class YoungMetadataFiles {
 
   /** Reads the folder again only if something was renamed into it since, or may have been within the clock's tick. */
   read(): YoungMetadata[] {
-    const asked = Date.now();
-    const changed = this.lastChange();
-    if (changed !== this.seen) {
+    let changed = this.lastChange();
+    if (changed === this.seen) return this.files;
+    for (let looks = 0; looks < MOST_LOOKS; looks++) {
+      const asked = Date.now();
       // msb renames each such file into its place (interop §3), so none is younger than the folder.
       this.files = this.now() - changed < this.grace ? this.readFolder() : [];
       this.seen = asked - changed < TICK_MS ? -1 : changed;
+      const now = this.lastChange();
+      if (now === changed) break;
+      changed = now;
     }
     return this.files;
   }
 
   /**
-   * Reads a large folder ahead of time: once the tick of the last change is over, so that what was read holds until the
-   * next one. A small one is read again in less time than that takes.
+   * Reads before writers have to wait. What is read within the tick of the last change has to be read again when it is
+   * asked for: where that takes long, this waits for the tick to end, and what it reads holds until the next change.
    */
   readAhead(): void {
     const { mtimeMs, size } = statSync(this.folder, { throwIfNoEntry: false }) ?? NO_FOLDER;
-    if (size <= LARGE) return;
-    if (Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
+    if (size > LARGE && Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
+    const start = performance.now();
+    this.read();
+    if (this.seen >= 0 || performance.now() - start <= SHORT_MS) return;
+    Bun.sleepSync(TICK_MS);
     this.read();
   }
 

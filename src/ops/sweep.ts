@@ -112,7 +112,8 @@ class Wants {
   private readonly keys = new Map<string, string | null>();
   private named: Set<string | null> | undefined;
   private blobs: FlatBlobs | undefined;
-  private unrecorded: YoungMetadata[] | undefined;
+  private asked: YoungMetadata[] | undefined;
+  private unrecorded: YoungMetadata[] = [];
 
   constructor(
     private readonly larder: Larder,
@@ -136,7 +137,7 @@ class Wants {
   begin(): void {
     this.named = undefined;
     this.blobs = undefined;
-    this.unrecorded = undefined;
+    this.asked = undefined;
   }
 
   /** Asked in sweep order: metadata files before what they speak for, flat refs before blobs. */
@@ -160,8 +161,14 @@ class Wants {
     return this.soon().some(({ manifest }) => manifest === digest) ? SOON : undefined;
   }
 
+  // msb renames a metadata file into its place under no lock of the database, so this is asked anew for each file. Rows
+  // stay as they are for as long as the transaction lasts.
   private soon(): YoungMetadata[] {
-    this.unrecorded ??= this.young.read().filter(({ manifest }) => !hasManifest(this.larder.db, manifest));
+    const young = this.young.read();
+    if (young !== this.asked) {
+      this.asked = young;
+      this.unrecorded = young.filter(({ manifest }) => !hasManifest(this.larder.db, manifest));
+    }
     return this.unrecorded;
   }
 

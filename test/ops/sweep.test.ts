@@ -261,6 +261,24 @@ describe("sweep", () => {
     expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
   });
 
+  test("heeds a metadata file that comes between two layers of one transaction", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const coming = JSON.stringify(metadataOf("coming", ["two"]));
+    for (const name of ["one", "two"]) store.write(at.layer(name));
+    const [one, two] = plan(layer(larder, "one"), layer(larder, "two"));
+    const writing: Target = {
+      ...one!,
+      get inode() {
+        store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG);
+        return one!.inode;
+      },
+    };
+    const { deleted, skipped } = await sweep(larder, [writing, two!], options);
+    expect(deleted.map(({ path }) => path)).toEqual([join(store.cache, at.layer("one"))]);
+    expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+  });
+
   test("fails a layer, and deletes what else there is, where a young metadata file cannot be read", async () => {
     using store = await makeKept();
     using larder = store.open();
