@@ -445,10 +445,14 @@ settlePrograms();
     scan: () => scan(shop),
     serve,
   };
-  for (const [name, part] of Object.entries(parts))
-    if (ONLY === undefined || ONLY.split(",").includes(name)) await part();
+  try {
+    for (const [name, part] of Object.entries(parts))
+      if (ONLY === undefined || ONLY.split(",").includes(name)) await part();
+  } finally {
+    // What was measured before one of them failed has taken long enough to be shown.
+    const cpu = /model name\s*: (.*)/.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "unknown";
+    const load = readFileSync("/proc/loadavg", "utf8").split(" ")[0];
+    console.log(`${cpus().length} × ${cpu}, Linux ${release()}, ${describeDisk(WORKSHOPS)}, load ${load}\n`);
+    console.log(table());
+  }
 }
-const cpu = /model name\s*: (.*)/.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "unknown";
-const load = readFileSync("/proc/loadavg", "utf8").split(" ")[0];
-console.log(`${cpus().length} × ${cpu}, Linux ${release()}, ${describeDisk(WORKSHOPS)}, load ${load}\n`);
-console.log(table());

@@ -48,7 +48,7 @@ function keepChanging(home: string): Disposable {
 }
 
 /** The answer by which a constant handler is measured: as long as the real one. */
-function serveConstant(body: string): Bun.Subprocess & { url: Promise<string> } {
+function serveConstant(body: string): Disposable & { url: Promise<string> } {
   const script = `
     const body = ${JSON.stringify(body)};
     const headers = { "content-type": "application/json" };
@@ -59,23 +59,25 @@ function serveConstant(body: string): Bun.Subprocess & { url: Promise<string> } 
     .getReader()
     .read()
     .then(({ value }) => new TextDecoder().decode(value).trim());
-  return Object.assign(child, { url });
+  return { url, [Symbol.dispose]: () => child.kill() };
 }
 
-async function serveLarder(home: string, token: string): Promise<Bun.Subprocess & { url: string }> {
+async function serveLarder(home: string, token: string): Promise<AsyncDisposable & { url: string }> {
   const log = join(home, "log");
   const child = Bun.spawn([EXECUTABLE, "--serve", "127.0.0.1:0", "--token-file", token, "--home", home], {
     stderr: Bun.file(log),
   });
-  for (;;) {
-    const address = /address="?([^\s"]+)/.exec(
-      await Bun.file(log)
-        .text()
-        .catch(() => ""),
-    )?.[1];
-    if (address) return Object.assign(child, { url: `http://${address}` });
+  while (child.exitCode === null) {
+    const address = /address="?([^\s"]+)/.exec(await Bun.file(log).text())?.[1];
+    if (address) return { url: `http://${address}`, [Symbol.asyncDispose]: () => stop(child) };
     await Bun.sleep(20);
   }
+  throw new Error(`larder does not serve: ${await Bun.file(log).text()}`);
+}
+
+async function stop(child: Bun.Subprocess): Promise<void> {
+  child.kill();
+  await child.exited;
 }
 
 /** What of the endpoint was measured: a request, against a handler of the same Bun that answers with a constant. */
@@ -97,12 +99,12 @@ export async function measureServing(rounds: number, seconds: number): Promise<S
   writeFileSync(token, TOKEN);
   chmodSync(token, 0o600);
   fill(folder.path);
-  const larder = await serveLarder(folder.path, token);
+  await using larder = await serveLarder(folder.path, token);
   const results: Serving[] = [];
   for (const [request, target] of Object.entries(TARGETS)) {
     const url = larder.url + target;
     const answer = await fetch(url, { headers: HEADERS });
-    const constant = serveConstant(await answer.text());
+    using constant = serveConstant(await answer.text());
     const base = await constant.url;
     const found: Record<"constant" | "unchanged" | "changed", Figures[]> = { constant: [], unchanged: [], changed: [] };
     for (let round = 0; round < rounds; round++) {
@@ -111,7 +113,6 @@ export async function measureServing(rounds: number, seconds: number): Promise<S
       using _ = keepChanging(folder.path);
       found.changed.push(await measure(url, seconds, HEADERS));
     }
-    constant.kill();
     results.push({
       request,
       constant: median(found.constant),
@@ -119,8 +120,6 @@ export async function measureServing(rounds: number, seconds: number): Promise<S
       changed: median(found.changed),
     });
   }
-  larder.kill();
-  await larder.exited;
   return results;
 }
 
