@@ -41,7 +41,7 @@ const TICK_MS = 20;
 const MOST_LOOKS = 3;
 
 // What reading may take to be done while writers wait. Where it takes longer, to wait for the end of the tick comes first.
-const SHORT_MS = 3;
+const SHORT_MS = 5;
 // Bytes of a folder that takes longer for certain: there the wait comes before the first read, and saves it.
 const LARGE = 128 * 1024;
 const NO_FOLDER = { mtimeMs: 0, size: 0 };
