@@ -44,7 +44,6 @@ const MOST_LOOKS = 3;
 const SHORT_MS = 5;
 // Bytes of a folder that takes longer for certain: there the wait comes before the first read, and saves it.
 const LARGE = 128 * 1024;
-const NO_FOLDER = { mtimeMs: 0, size: 0 };
 
 /** A metadata file that was written lately, as its content says. */
 export interface YoungMetadata {
@@ -71,16 +70,16 @@ export class YoungMetadataFiles {
 
   /** Reads the folder again only if something was renamed into it since, or may have been within the clock's tick. */
   read(): YoungMetadata[] {
-    let changed = this.lastChange();
+    let changed = this.measureFolder().mtimeMs;
     if (changed === this.seen) return this.files;
     for (let looks = 0; looks < MOST_LOOKS; looks++) {
       const asked = Date.now();
       // msb renames each such file into its place (interop §3), so none is younger than the folder.
       this.files = this.now() - changed < this.grace ? this.readFolder() : [];
       this.seen = asked - changed < TICK_MS ? -1 : changed;
-      const now = this.lastChange();
-      if (now === changed) break;
-      changed = now;
+      const { mtimeMs } = this.measureFolder();
+      if (mtimeMs === changed) break;
+      changed = mtimeMs;
     }
     return this.files;
   }
@@ -90,7 +89,7 @@ export class YoungMetadataFiles {
    * asked for: where that takes long, this waits for the tick to end, and what it reads holds until the next change.
    */
   readAhead(): void {
-    const { mtimeMs, size } = statSync(this.folder, { throwIfNoEntry: false }) ?? NO_FOLDER;
+    const { mtimeMs, size } = this.measureFolder();
     if (size > LARGE && Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
     const start = performance.now();
     this.read();
@@ -99,8 +98,8 @@ export class YoungMetadataFiles {
     this.read();
   }
 
-  private lastChange(): number {
-    return (statSync(this.folder, { throwIfNoEntry: false }) ?? NO_FOLDER).mtimeMs;
+  private measureFolder(): { mtimeMs: number; size: number } {
+    return statSync(this.folder, { throwIfNoEntry: false }) ?? { mtimeMs: 0, size: 0 };
   }
 
   private readFolder(): YoungMetadata[] {

@@ -1,3 +1,4 @@
+import { majorOf } from "../host/device.ts";
 import { toJson, toJsonLines, toJsonParts, toLineParts } from "../output/json.ts";
 import { printable } from "../output/table.ts";
 import type { Format } from "./command.ts";
@@ -69,10 +70,6 @@ export function isTerminal(fd: 1 | 2): boolean {
 
 // Linux keeps null, zero and full under one major number.
 const MEMORY_DEVICES = 1;
-
-function majorOf(device: number): number {
-  return (device >>> 8) & 0xfff;
-}
 
 /** The width that a table may have: the terminal's, or none when standard output is no terminal. */
 export function tableWidth(): number | undefined {

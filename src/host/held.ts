@@ -1,5 +1,6 @@
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, statfsSync, statSync } from "node:fs";
 import { basename } from "node:path";
+import { majorOf, minorOf } from "./device.ts";
 import { FileLock } from "./flock.ts";
 
 // ext2 to ext4, XFS and tmpfs. The device of a file on btrfs or overlayfs is not the one that the kernel's list gives, and
@@ -69,9 +70,7 @@ export function parseLocks(list: string): HeldLock[] {
 
 // As the list writes it: hexadecimal, two digits at least.
 function formatDevice(dev: number): string {
-  const major = (dev >>> 8) & 0xfff;
-  const minor = ((dev >>> 12) & 0xfff00) | (dev & 0xff);
-  return [major, minor].map((part) => part.toString(16).padStart(2, "0")).join(":");
+  return [majorOf(dev), minorOf(dev)].map((part) => part.toString(16).padStart(2, "0")).join(":");
 }
 
 // The name under which the holder opened it. One that has ended, and left the lock to a child, gives none; nor does a

@@ -6,7 +6,7 @@ import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
 import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
-import { readTransaction, writeTransaction } from "../db/write.ts";
+import { keepPages, readTransaction, writeTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { filesOf, type Measure, unspelled } from "./doomed.ts";
@@ -184,8 +184,7 @@ export async function collectRows(
 ): Promise<CollectedRows> {
   const { db } = larder;
   const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
-  // Digests are spread over the whole of their indexes, which each batch reads and writes anew where they do not fit.
-  db.run("PRAGMA cache_size = -16384");
+  keepPages(db);
   // What a statement needs to undo itself is a half of all that a delete writes, and would go to a temporary file.
   db.run("PRAGMA temp_store = MEMORY");
   try {

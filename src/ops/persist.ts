@@ -6,7 +6,7 @@ import { upsertConfig } from "../db/configs.ts";
 import { upsertReference } from "../db/images.ts";
 import { saturate, setJunctions, upsertLayer } from "../db/layers.ts";
 import { upsertManifest } from "../db/manifests.ts";
-import { writeTransaction } from "../db/write.ts";
+import { keepPages, writeTransaction } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import type { Larder } from "../larder.ts";
@@ -67,8 +67,7 @@ export function persist(larder: Larder, entries: Entry[]): Persisted[] {
 function unsynced(db: Database, write: () => void): void {
   db.run("PRAGMA synchronous = NORMAL");
   db.run("PRAGMA wal_autocheckpoint = 4000");
-  // Kept for what is persisted next, which changes the same pages.
-  db.run("PRAGMA cache_size = -16384");
+  keepPages(db);
   try {
     write();
   } finally {

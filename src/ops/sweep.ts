@@ -128,7 +128,7 @@ class Wants {
    * it cannot be read, `reason` fails in the same way, for those files alone that need it.
    */
   lookAhead({ kind }: CacheFile): void {
-    if (!ASKING_YOUNG.includes(kind)) return;
+    if (!SPOKEN_FOR[kind]) return;
     try {
       this.young.readAhead();
     } catch {}
@@ -144,9 +144,9 @@ class Wants {
   reason({ kind, digest, key, canonical }: CacheFile): string | undefined {
     if (kind === "metadata") return this.isNamed(key!, canonical) ? "a reference needs it" : undefined;
     if (kind === "flat_blob") return this.flatBlobs().needs(digest!) ? "a flat ref needs it" : undefined;
-    if (kind === "layer") return this.wantsLayer(digest!);
-    if (kind === "fsmeta" || kind === "vmdk" || kind === "flat_ref") return this.wantsManifest(digest!);
-    return undefined;
+    const spokenFor = SPOKEN_FOR[kind];
+    if (spokenFor === "layer") return this.wantsLayer(digest!);
+    return spokenFor === "manifest" ? this.wantsManifest(digest!) : undefined;
   }
 
   private wantsLayer(diffId: Digest): string | undefined {
@@ -189,7 +189,12 @@ class Wants {
   }
 }
 
-// What a metadata file may speak for before there are rows.
-const ASKING_YOUNG: Kind[] = ["layer", "fsmeta", "vmdk", "flat_ref"];
+// What a row speaks for, and before there is one a metadata file: by the digest of a layer, or of a manifest.
+const SPOKEN_FOR: Partial<Record<Kind, "layer" | "manifest">> = {
+  layer: "layer",
+  fsmeta: "manifest",
+  vmdk: "manifest",
+  flat_ref: "manifest",
+};
 
 const SOON = "a metadata file written just now needs it";

@@ -328,9 +328,10 @@ function persistAll(shop: Workshop): void {
       const { reference, metadata } = JSON.parse(line);
       return { reference, metadata: parseMetadata(JSON.stringify(metadata), "a line") };
     });
-  const start = performance.now();
-  for (const entry of entries) persist(larder, [entry]);
-  const single = (entries.length / (performance.now() - start)) * 1000;
+  const { ms } = timeOf(() => {
+    for (const entry of entries) persist(larder, [entry]);
+  });
+  const single = (entries.length / ms) * 1000;
   closeLarder(larder);
   judge("persist one by one in one process", `${single.toFixed(0)} images/s`, "≥ 4000/s", single >= 4000);
 }

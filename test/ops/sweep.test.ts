@@ -30,6 +30,17 @@ function plan(...files: CacheFile[]): Target[] {
   return targets;
 }
 
+/** The same target, with something that happens each time that it is compared with its file. */
+function meanwhileAt(target: Target, happen: () => void): Target {
+  return {
+    ...target,
+    get inode() {
+      happen();
+      return target.inode;
+    },
+  };
+}
+
 /** Gives a file one certain time, the same whenever it is asked for. */
 function dated(path: string): string {
   utimesSync(path, 1_700_000_000, 1_700_000_000);
@@ -177,13 +188,7 @@ describe("sweep", () => {
 
   /** The same targets, each so slow to compare with its file that it takes a batch of its own. */
   function slowly(targets: Target[]): Target[] {
-    return targets.map((target) => ({
-      ...target,
-      get inode() {
-        Bun.sleepSync(60);
-        return target.inode;
-      },
-    }));
+    return targets.map((target) => meanwhileAt(target, () => Bun.sleepSync(60)));
   }
 
   test("goes on batch after batch", async () => {
@@ -241,22 +246,9 @@ describe("sweep", () => {
     store.write(at.layer("two"));
     const keys = ["gone:1", "gone:2"].map((name) => keyOf(`docker.io/library/${name}`));
     const targets = plan(...keys.map((key) => larder.cache.metadata(key)), layer(larder, "two"));
-    const [first] = targets;
     // Written just before larder deletes the first one, in the same transaction.
-    const { deleted, skipped } = await sweep(
-      larder,
-      [
-        {
-          ...first!,
-          get inode() {
-            store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG);
-            return first!.inode;
-          },
-        },
-        ...targets.slice(1),
-      ],
-      options,
-    );
+    const first = meanwhileAt(targets[0]!, () => store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG));
+    const { deleted, skipped } = await sweep(larder, [first, ...targets.slice(1)], options);
     expect(deleted).toHaveLength(2);
     expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
   });
@@ -267,14 +259,8 @@ describe("sweep", () => {
     const coming = JSON.stringify(metadataOf("coming", ["two"]));
     for (const name of ["one", "two"]) store.write(at.layer(name));
     const [one, two] = plan(layer(larder, "one"), layer(larder, "two"));
-    const writing: Target = {
-      ...one!,
-      get inode() {
-        store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG);
-        return one!.inode;
-      },
-    };
-    const { deleted, skipped } = await sweep(larder, [writing, two!], options);
+    const first = meanwhileAt(one!, () => store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG));
+    const { deleted, skipped } = await sweep(larder, [first, two!], options);
     expect(deleted.map(({ path }) => path)).toEqual([join(store.cache, at.layer("one"))]);
     expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
   });
