@@ -35,5 +35,5 @@ export function shortDigest(digest: string): string {
 
 /** The sha256 digest of bytes or text, in OCI form. */
 export function sha256(content: string | Uint8Array): Digest {
-  return `sha256:${new Bun.CryptoHasher("sha256").update(content).digest("hex")}` as Digest;
+  return `sha256:${Bun.SHA256.hash(content, "hex")}` as Digest;
 }

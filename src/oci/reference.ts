@@ -111,7 +111,7 @@ export function cacheKeyOrNull(reference: string): string | null {
 
 /** The key of what is canonical already, which cannot always be typed (see `spellings`). */
 export function canonicalKey(canonical: string): string {
-  return new Bun.CryptoHasher("sha256").update(canonical).digest("hex");
+  return Bun.SHA256.hash(canonical, "hex");
 }
 
 /**

@@ -26,7 +26,7 @@ function readPrivate(path: string): string {
 
 /** Decides who may ask. A unix socket is guarded by its mode; a TCP port by a token, and by the names it answers to. */
 export class Access {
-  private readonly digest: Buffer | undefined;
+  private readonly digest: NodeJS.TypedArray | undefined;
   // Clients ask for one name, and by the thousand.
   private lastHost: string | undefined;
 
@@ -68,6 +68,6 @@ export class Access {
   }
 }
 
-function digestOf(text: string): Buffer {
-  return new Bun.CryptoHasher("sha256").update(text).digest();
+function digestOf(text: string): NodeJS.TypedArray {
+  return Bun.SHA256.hash(text);
 }
