@@ -12,12 +12,14 @@ const LEAST = 12;
 
 /** A table with a head, as wide as its cells; `width` limits it on a terminal. The last column is not padded. */
 export function renderTable(columns: Column[], rows: string[][], width?: number): string {
-  const lines = [columns.map(({ title }) => title), ...rows.map((row) => row.map(printable))];
-  const widths = columns.map(() => 0);
-  for (const line of lines) for (let i = 0; i < widths.length; i++) widths[i] = Math.max(widths[i]!, widthOf(line[i]!));
+  // Nearly always so, and then no cell has to be measured.
+  const isPlain = rows.every((row) => row.every((cell) => PLAIN.test(cell)));
+  const lines = [columns.map(({ title }) => title), ...(isPlain ? rows : rows.map((row) => row.map(printable)))];
+  const widthOf = isPlain ? lengthOf : Bun.stringWidth;
+  const widths = columns.map((_, i) => lines.reduce((widest, line) => Math.max(widest, widthOf(line[i]!)), 0));
   if (width !== undefined) shrink(columns, widths, width);
   let table = "";
-  for (const line of lines) table += `${renderLine(columns, line, widths)}\n`;
+  for (const line of lines) table += `${renderLine(columns, line, widths, widthOf)}\n`;
   return table;
 }
 
@@ -30,15 +32,15 @@ function shrink(columns: Column[], widths: number[], width: number): void {
   }
 }
 
-function renderLine(columns: Column[], line: string[], widths: number[]): string {
+function renderLine(columns: Column[], line: string[], widths: number[], widthOf: (text: string) => number): string {
   let rendered = "";
   for (let i = 0; i < line.length; i++) {
-    const text = cut(line[i]!, widths[i]!);
+    const text = widthOf(line[i]!) <= widths[i]! ? line[i]! : cut(line[i]!, widths[i]!);
     if (i > 0) rendered += GAP;
-    const isLast = i === line.length - 1;
+    const isRight = columns[i]!.align === "right";
     // What is wider on a terminal than it is long has to be padded by less.
-    const length = isLast && columns[i]!.align !== "right" ? 0 : widths[i]! - widthOf(text) + text.length;
-    rendered += columns[i]!.align === "right" ? text.padStart(length) : text.padEnd(length);
+    const length = i === line.length - 1 && !isRight ? 0 : widths[i]! - widthOf(text) + text.length;
+    rendered += isRight ? text.padStart(length) : text.padEnd(length);
   }
   return rendered;
 }
@@ -49,15 +51,14 @@ export function renderFields(fields: [name: string, value: string][]): string {
   return fields.map(([name, value]) => `${name.padEnd(width)}${GAP}${printable(value)}\n`).join("");
 }
 
-function widthOf(text: string): number {
-  return PLAIN.test(text) ? text.length : Bun.stringWidth(text);
+function lengthOf({ length }: string): number {
+  return length;
 }
 
 const PLAIN = /^[ -~]*$/;
 
 // The end of a reference, its tag, tells more than its middle.
 function cut(text: string, width: number): string {
-  if (widthOf(text) <= width) return text;
   const characters = Array.from(text);
   const tail = fitting(characters.toReversed(), Math.floor((width - 1) / 2));
   const head = fitting(characters, width - 1 - Math.floor((width - 1) / 2));
@@ -68,7 +69,7 @@ function cut(text: string, width: number): string {
 function fitting(characters: string[], width: number): string[] {
   let end = 0;
   for (let left = width; end < characters.length; end++) {
-    left -= widthOf(characters[end]!);
+    left -= Bun.stringWidth(characters[end]!);
     if (left < 0) break;
   }
   return characters.slice(0, end);
