@@ -38,6 +38,11 @@ export function stemOf(name: string): string {
   return `sha256_${hex(name)}`;
 }
 
+/** The descriptor of a disk that joins these files, of a block each. */
+export function vmdkOf(paths: string[]): string {
+  return `# Disk DescriptorFile\n${paths.map((path) => `RW 8 FLAT "${path}" 0\n`).join("")}`;
+}
+
 /** Where the cache keeps what belongs to a name, relative to the cache. */
 export const at = {
   metadata: (canonical: string) => `manifests/${hex(canonical)}.json`,
@@ -96,7 +101,7 @@ export class Store extends TemporaryFolder {
     const metadata = metadataOf(name, layers);
     for (const layer of layers) this.write(at.layer(layer), erofs(layer));
     this.write(at.fsmeta(name), erofs(name));
-    this.write(at.vmdk(name), `# Disk DescriptorFile\nRW 8 FLAT "${join(this.cache, at.fsmeta(name))}" 0\n`);
+    this.write(at.vmdk(name), vmdkOf([at.fsmeta(name), ...layers.map(at.layer)].map((path) => join(this.cache, path))));
     if (flat !== undefined) {
       this.write(at.flatRef(name), JSON.stringify(flatRefOf(name, flat)));
       this.write(at.flatBlob(flat), `flat root ${flat}`);

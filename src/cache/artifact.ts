@@ -100,18 +100,15 @@ function crc32c(bytes: Uint8Array): number {
 export interface Extent {
   sectors: number;
   path: string;
-  /** Bytes into the file. */
-  offset: number;
 }
 
 const EXTENT = /^RW (\d+) FLAT "([^"\n]*)" (\d+)$/gm;
 
 /** The extents of a VMDK descriptor, in order; none where the file is gone, or is no text or no regular file. */
 export function readExtents(path: string): Extent[] {
-  return [...readDescriptor(path).matchAll(EXTENT)].map(([, sectors, path, offset]) => ({
+  return [...readDescriptor(path).matchAll(EXTENT)].map(([, sectors, path]) => ({
     sectors: Number(sectors),
     path: path!,
-    offset: Number(offset),
   }));
 }
 

@@ -1,5 +1,5 @@
 import { existsSync, realpathSync } from "node:fs";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { type Digest, isDigest } from "../oci/digest.ts";
 
 //   <cache>/
@@ -145,6 +145,22 @@ export class CachePaths {
     return this.at("flat/locks", `${stem(derivation)}.lock`);
   }
 
+  /** Where in `tmp/` the next version of a file is written, which then takes its place. */
+  staged({ path }: CacheFile): string {
+    return this.at("tmp", `${basename(path)}.part`);
+  }
+
+  /**
+   * Where the file that an extent of a VMDK names lies in this cache, as msb writes it: with no link in the root.
+   * Undefined for a path that is none of a cache.
+   */
+  relocated(path: string): string | undefined {
+    const folder = basename(dirname(path));
+    if (folder !== "layers" && folder !== "fsmeta") return undefined;
+    const { kind } = this.classify(folder, basename(path));
+    return kind === "layer" || kind === "fsmeta" ? join(this.realRoot, folder, basename(path)) : undefined;
+  }
+
   private metadataLock(key: string): string {
     return this.at("manifests", `${key}.lock`);
   }
@@ -217,7 +233,7 @@ export function isLock(name: string): boolean {
   return name.endsWith(".lock");
 }
 
-/** Whether a lock in this folder is held by a running pull, stitch or flattening, and not only by a layer's build. */
+/** The locks that a running pull, stitch or flattening holds, and not a layer's build alone. */
 export const WORK_LOCKS: [folder: Folder | typeof LOCK_FOLDER, ending: string][] = [
   ["manifests", ".lock"],
   ["tmp", ".download.lock"],

@@ -1,5 +1,3 @@
-import { LarderError } from "../error.ts";
-
 /** A content digest that was checked: `sha256:`, `sha384:` or `sha512:` and exactly its lowercase hex. */
 export type Digest = string & { readonly __digest: never };
 
@@ -10,13 +8,9 @@ export function isDigest(text: unknown): text is Digest {
   return typeof text === "string" && DIGEST.test(text);
 }
 
-/** `text` as a digest; throws `invalid`, naming `what`, otherwise. */
-export function parseDigest(text: string, what = "digest"): Digest {
-  if (isDigest(text)) return text;
-  throw new LarderError(
-    "invalid",
-    `${what}: ${JSON.stringify(text.slice(0, 100))} is not a sha256, sha384 or sha512 digest in lowercase hex`,
-  );
+/** The algorithm of a digest, by the name that `Bun.CryptoHasher` has for it too. */
+export function algorithmOf(digest: Digest): "sha256" | "sha384" | "sha512" {
+  return digest.slice(0, 6) as "sha256" | "sha384" | "sha512";
 }
 
 // More digits after it would make it something longer. What stands before it does not matter: in JSON text that may be
@@ -33,7 +27,8 @@ export function shortDigest(digest: string): string {
   return isDigest(digest) ? digest.slice(0, 19) : Array.from(digest).slice(0, 19).join("");
 }
 
-/** The sha256 digest of bytes or text, in OCI form. */
-export function sha256(content: string | Uint8Array): Digest {
-  return `sha256:${Bun.SHA256.hash(content, "hex")}` as Digest;
+/** The digest that text has by the algorithm of `claimed`. */
+export function digestAs(claimed: Digest, text: string): Digest {
+  const algorithm = algorithmOf(claimed);
+  return `${algorithm}:${Bun.CryptoHasher.hash(algorithm, text, "hex")}` as Digest;
 }

@@ -157,9 +157,7 @@ describe("readExtents", () => {
     const extents = readExtents(vmdk!);
     expect(extents.map(({ path }) => path).sort()).toEqual([...artifacts("fsmeta"), ...artifacts("layers")].sort());
     expect(extents[0]!.path).toBe(artifacts("fsmeta")[0]!);
-    for (const { path, sectors, offset } of extents) {
-      expect([sectors * 512, offset]).toEqual([statSync(path).size, 0]);
-    }
+    for (const { path, sectors } of extents) expect(sectors * 512).toBe(statSync(path).size);
   });
 
   test.each([

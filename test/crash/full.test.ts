@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, rmSync, statfsSync, unlinkSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statfsSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, TemporaryFolder } from "../larder.ts";
+import { at, Store, vmdkOf } from "../store.ts";
 import { IS_LONG, PATIENCE } from "./bench.ts";
 import { expectNothingLost, expectRecovery, readState, rowsOf, textOf } from "./invariants.ts";
 import { SCENARIOS, Stand } from "./scenario.ts";
@@ -72,6 +73,38 @@ describe.skipIf(REFUSAL !== undefined)(`full disk${REFUSAL ? ` (${REFUSAL})` : "
     PATIENCE,
   );
 });
+
+test.skipIf(REFUSAL !== undefined)(
+  `check --repair leaves a disk as it was where a new one finds no room${REFUSAL ? ` (${REFUSAL})` : ""}`,
+  async () => {
+    const layers = Array.from({ length: 60 }, (_, i) => `layer-${i}`);
+    using store = await Store.make({ one: { references: ["ghcr.io/acme/one:1"], layers } });
+    using small = new TemporaryFolder();
+    run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small.path);
+    try {
+      cpSync(store.cache, small.path, { recursive: true, preserveTimestamps: true });
+      writeFileSync(join(store.path, "config.json"), JSON.stringify({ paths: { cache: small.path } }));
+      // Longer than the one page that is left for it.
+      const text = vmdkOf([at.fsmeta("one"), ...layers.map(at.layer)].map((path) => `/elsewhere/cache/${path}`));
+      const vmdk = join(small.path, at.vmdk("one"));
+      writeFileSync(vmdk, text);
+      const { bavail, bsize } = statfsSync(small.path);
+      run("fallocate", "-l", String((bavail - 1) * bsize), join(small.path, "ballast"));
+      const { code, stdout } = await larder(store.path, "check", "--repair", "--format", "json");
+      const [problem] = JSON.parse(stdout).problems.filter(({ code }: { code: string }) => code === "vmdk-mislocated");
+      expect({ code, repair: problem.repair, left: problem.left }).toEqual({
+        code: 5,
+        repair: "left",
+        left: expect.stringContaining("no space is left"),
+      });
+      expect(readFileSync(vmdk, "utf8")).toBe(text);
+      expect(readdirSync(join(small.path, "tmp"))).toEqual([]);
+    } finally {
+      run("umount", small.path);
+    }
+  },
+  PATIENCE,
+);
 
 /** A home on a file system of its own, on which `free` KiB are left. */
 class SmallDisk implements Disposable {

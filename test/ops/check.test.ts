@@ -63,6 +63,7 @@ const SEVERITY: Record<ProblemCode, "damage" | "note"> = {
   "raw-digest-mismatch": "damage",
   "vmdk-unreadable": "damage",
   "vmdk-extent-missing": "damage",
+  "vmdk-incomplete": "damage",
   "vmdk-mislocated": "damage",
   "erofs-size-mismatch": "damage",
   "erofs-size-unrecorded": "note",
@@ -528,6 +529,12 @@ const ARTIFACTS: Case[] = [
       changeText(home.vmdk(ONE), (text) => text.replaceAll(home.cache, "/srv/old").replace("RW 24 ", "RW 9000 ")),
     found: ["vmdk-mislocated"],
     left: ["vmdk-mislocated"],
+  },
+  {
+    name: "a disk that was cut off behind a line",
+    damage: (home) => changeText(home.vmdk(ONE), (text) => text.slice(0, text.lastIndexOf("RW "))),
+    found: ["vmdk-incomplete"],
+    left: ["vmdk-incomplete"],
   },
   {
     name: "a flat ref that is not JSON",

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Target } from "../../src/cache/delete.ts";
 import type { CacheFile, CachePaths } from "../../src/cache/paths.ts";
 import type { Larder } from "../../src/larder.ts";
-import { parseDigest } from "../../src/oci/digest.ts";
+import type { Digest } from "../../src/oci/digest.ts";
 import { measureTargets } from "../../src/ops/doomed.ts";
 import { DEFAULT_GRACE_MS, sweep } from "../../src/ops/sweep.ts";
 import { at, digestOf, flatRefOf, metadataOf, Store, YOUNG } from "../store.ts";
@@ -21,7 +21,7 @@ function keyOf(canonical: string): string {
 }
 
 function layer({ cache }: Larder, name: string): CacheFile {
-  return cache.layer(parseDigest(digestOf(name)));
+  return cache.layer(digestOf(name) as Digest);
 }
 
 function plan(...files: CacheFile[]): Target[] {
@@ -111,7 +111,7 @@ describe("sweep", () => {
   test("leaves what a row came to want between plan and delete", async () => {
     using store = await makeKept();
     using larder = store.open();
-    const manifest = parseDigest(digestOf("new"));
+    const manifest = digestOf("new") as Digest;
     store.write(at.layer("new layer"));
     store.write(at.fsmeta("new"));
     store.write(at.vmdk("new"));
@@ -124,7 +124,7 @@ describe("sweep", () => {
       cache.vmdk(manifest),
       cache.fsmeta(manifest),
       cache.flatRef(manifest),
-      cache.flatBlob(parseDigest(digestOf("root"))),
+      cache.flatBlob(digestOf("root") as Digest),
       layer(larder, "new layer"),
     );
     const before = store.files();

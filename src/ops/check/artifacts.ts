@@ -1,4 +1,4 @@
-import { basename, dirname, join } from "node:path";
+import { basename } from "node:path";
 import {
   type ArtifactFault,
   type Extent,
@@ -111,7 +111,7 @@ function* checkSizes({ db, cache }: Larder, faulty: ReadonlySet<string>): Genera
 
 function* checkManifestFiles(
   larder: Larder,
-  { digest, names }: ManifestUsage,
+  { digest, names, layers }: ManifestUsage,
   deep: boolean,
   pinned: ReadonlySet<string>,
 ): Generator<Problem> {
@@ -123,7 +123,10 @@ function* checkManifestFiles(
   const fault = deep ? examineErofsDeep(fsmeta.path) : examineErofs(fsmeta.path);
   // An image that was materialized flat needs no merged tree and no disk.
   if (fault && !(fault === "missing" && isFlat)) yield faultOf(fsmeta, subject, fault, pinned);
-  yield* checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat, pinned);
+  yield* checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat, pinned, [
+    fsmeta,
+    ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),
+  ]);
   if (isFlat) yield* checkFlat(larder, ref, subject, deep);
 }
 
@@ -133,6 +136,7 @@ function* checkVmdk(
   subject: string,
   isFlat: boolean,
   pinned: ReadonlySet<string>,
+  parts: CacheFile[],
 ): Generator<Problem> {
   const fault = examineKind(measure(file.path));
   if (fault) {
@@ -146,33 +150,29 @@ function* checkVmdk(
     return;
   }
   const missing = extents.find(({ path }) => !measure(path)?.isFile());
-  const strange = extents.find(({ path }) => path !== relocated(larder, path));
+  const strange = extents.find(({ path }) => path !== larder.cache.relocated(path));
   if (strange) {
     const mend = canRelocate(larder, extents) ? ({ kind: "relocate", file } as const) : undefined;
     yield problem("vmdk-mislocated", subject, `"${file.path}" names "${strange.path}"`, mend);
   } else if (missing) {
     yield problem("vmdk-extent-missing", subject, `"${file.path}" names "${missing.path}", which does not exist`);
+  } else {
+    const named = new Set(extents.map(({ path }) => basename(path)));
+    const left = parts.find(({ path }) => !named.has(basename(path)));
+    if (left) yield problem("vmdk-incomplete", subject, `"${file.path}" does not name "${left.path}"`);
   }
 }
 
 /** Whether every file that a disk joins lies in this cache now, as long as the disk says at least. */
-export function canRelocate(larder: Larder, extents: Extent[]): boolean {
+export function canRelocate({ cache }: Larder, extents: Extent[]): boolean {
   return extents.every(({ path, sectors }) => {
-    const now = relocated(larder, path);
+    const now = cache.relocated(path);
     const stat = now === undefined ? undefined : measure(now);
     return stat?.isFile() && stat.size >= sectors * SECTOR;
   });
 }
 
 const SECTOR = 512;
-
-/** Where the file that an extent names lies in this cache; undefined for a path that is none of a cache. */
-export function relocated({ cache }: Larder, path: string): string | undefined {
-  const folder = basename(dirname(path));
-  if (folder !== "layers" && folder !== "fsmeta") return undefined;
-  const { kind } = cache.classify(folder, basename(path));
-  return kind === "layer" || kind === "fsmeta" ? join(cache.realRoot, folder, basename(path)) : undefined;
-}
 
 function* checkFlat({ cache }: Larder, file: CacheFile, subject: string, deep: boolean): Generator<Problem> {
   const ref = readFlatRef(file.path);
@@ -190,6 +190,6 @@ function* checkFlat({ cache }: Larder, file: CacheFile, subject: string, deep: b
       subject,
       `"${blob.path}" has ${stat!.size} bytes, and ${ref.virtual_size_bytes} belong there`,
     );
-  else if (deep && hashFile(blob.path) !== ref.artifact_digest)
+  else if (deep && hashFile(blob.path, ref.artifact_digest) !== ref.artifact_digest)
     yield problem("flat-blob-digest", subject, `"${blob.path}" does not have the digest in its name`);
 }

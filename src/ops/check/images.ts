@@ -4,7 +4,7 @@ import { type ImageRow, listImages, listUntagged } from "../../db/images.ts";
 import { type LayerRow, listLayers } from "../../db/layers.ts";
 import { asLarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
-import { isDigest, sha256 } from "../../oci/digest.ts";
+import { digestAs, isDigest } from "../../oci/digest.ts";
 import { type ImageMetadata, platformOf } from "../../oci/metadata.ts";
 import { cacheKey, canonicalReference, isReference } from "../../oci/reference.ts";
 import { totalSize } from "../persist.ts";
@@ -101,8 +101,7 @@ function* checkRaw(reference: string, metadata: ImageMetadata, manifest: string,
     ["config", config, metadata.config_digest],
   ] as const;
   for (const [name, text, digest] of claims) {
-    if (!digest.startsWith("sha256:")) continue;
-    const found = sha256(text);
+    const found = digestAs(digest, text);
     if (found !== digest)
       yield problem("raw-digest-mismatch", reference, `its raw ${name} has the digest ${found}, and claims ${digest}`);
   }

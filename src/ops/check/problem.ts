@@ -48,6 +48,7 @@ const PROBLEMS = {
   "raw-digest-mismatch": ["damage", "pull the image again"],
   "vmdk-unreadable": ["damage", "pull the image again"],
   "vmdk-extent-missing": ["damage", "pull the image again"],
+  "vmdk-incomplete": ["damage", "remove the image and pull it again: msb does not see it"],
   "vmdk-mislocated": ["damage", "pull the image again: the cache was moved, and the file names the old place"],
   "erofs-size-mismatch": ["damage", "pull the image again"],
   "erofs-size-unrecorded": ["note", "msb never records it; --repair fills it in"],

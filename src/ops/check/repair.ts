@@ -1,5 +1,5 @@
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { examineErofs, isRejected, readExtents, rewriteExtents } from "../../cache/artifact.ts";
 import { isTarget, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
@@ -18,7 +18,7 @@ import { measureArtifacts, recordImage } from "../persist.ts";
 import { PinWatch } from "../pins.ts";
 import { findPinnedUnrecorded } from "../strays.ts";
 import { type SweepOptions, sweep } from "../sweep.ts";
-import { canRelocate, pinnedFiles, relocated } from "./artifacts.ts";
+import { canRelocate, pinnedFiles } from "./artifacts.ts";
 import { isCorrupt } from "./database.ts";
 import type { Mend, Problem } from "./problem.ts";
 
@@ -118,8 +118,8 @@ function relocate(larder: Larder, file: CacheFile): Outcome {
     using lock = FileLock.take(file.lock!);
     if (!lock) throw new Error(`its lock is held ("${file.lock}")`);
     if (!canRelocate(larder, readExtents(file.path))) throw new Error("a file that it joins is gone by now");
-    const text = rewriteExtents(readRegular(file.path) ?? "", (path) => relocated(larder, path) ?? path);
-    const staged = join(larder.cache.folder("tmp"), `${basename(file.path)}.part`);
+    const text = rewriteExtents(readRegular(file.path) ?? "", (path) => larder.cache.relocated(path) ?? path);
+    const staged = larder.cache.staged(file);
     makeFolder(dirname(staged));
     // Made anew, so that neither a link nor a left-over in its place is written to.
     rmSync(staged, { force: true });
@@ -127,13 +127,17 @@ function relocate(larder: Larder, file: CacheFile): Outcome {
     try {
       adopt(fd, dirname(file.path));
       namingPath(staged, () => {
-        writeSync(fd, text);
+        // All of it, or an error: `writeSync` may write less.
+        writeFileSync(fd, text);
         fsyncSync(fd);
       });
+      renameSync(staged, file.path);
+    } catch (error) {
+      rmSync(staged, { force: true });
+      throw error;
     } finally {
       closeSync(fd);
     }
-    renameSync(staged, file.path);
   });
 }
 
