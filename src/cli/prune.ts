@@ -3,7 +3,7 @@ import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { parsePolicy } from "../input/policy.ts";
 import { withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
-import { type PruneReport, prune } from "../ops/prune.ts";
+import { type BudgetOutcome, type PruneReport, prune } from "../ops/prune.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable, renderTable } from "../output/table.ts";
 import { count, formatSize, parseDuration } from "../output/units.ts";
@@ -100,11 +100,9 @@ function readText(path: string): string {
   }
 }
 
-function logEvictions({ decisions, references, manifests }: PruneReport, format: string): void {
-  const gone = { references: new Set(references), manifests: new Set(manifests) };
+function logEvictions({ decisions }: PruneReport, format: string): void {
   for (const { action, reference, digest, cause, reason, bytes } of decisions) {
-    if (action !== "evict" || !(reference === null ? gone.manifests.has(digest) : gone.references.has(reference)))
-      continue;
+    if (action !== "evict") continue;
     if (format === "json") say(JSON.stringify({ event: "evicted", reference, digest, cause, reason, bytes }));
     else say(`evicted ${printable(reference ?? "(untagged)")} ${digest} ${formatSize(bytes)}: ${printable(reason)}`);
   }
@@ -132,15 +130,23 @@ function renderReport(report: PruneReport): string {
 
 function sayOutcome(report: PruneReport): number {
   for (const text of report.unmatched_keeps) say(`nothing on record matches --keep ${JSON.stringify(text)}`);
-  for (const { digest, reason } of report.spared) say(`kept ${digest}: ${reason}`);
+  for (const { digest, reason } of report.spared) say(`kept ${digest}: ${printable(reason)}`);
   sayUnsafe(report.unsafe);
   sayDisk(report);
   if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
-  if (report.target && report.target.missing > 0) {
+  return (report.target && sayMissing(report.target)) ?? (report.failed.length > 0 ? 1 : 0);
+}
+
+/** Says how much of a budget's target was not freed, and why, and returns the exit code for it. */
+function sayMissing({ needed, planned, missing, left }: BudgetOutcome): number | undefined {
+  if (missing > 0) {
     complain(
-      `the target cannot be reached: ${formatSize(report.target.missing)} are missing (${report.target.missing} bytes), and what is left is in use, kept or too young`,
+      `the target cannot be reached: ${formatSize(missing)} are missing (${missing} bytes), and what is left is in use, kept or too young`,
     );
     return exitCode("unreachable");
   }
-  return report.failed.length > 0 ? 1 : 0;
+  const short = needed - (planned - left);
+  if (short <= 0) return undefined;
+  complain(`the target was not reached: ${formatSize(short)} are missing (${short} bytes), in files that were left`);
+  return exitCode("busy");
 }

@@ -1,3 +1,4 @@
+import type { DeleteReport, Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -38,10 +39,16 @@ export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
   dryRun: boolean;
 }
 
+/** What a budget asked for and the plan had for it, and what became of that; sizes in bytes. */
+export interface BudgetOutcome extends BudgetTarget {
+  /** What of `planned` was left, because a guard or the system refused it or the work was stopped; 0 in a dry run. */
+  left: number;
+}
+
 /** Why each image stays or goes, what the budget asks for, and what became of rows and files. */
 export interface PruneReport extends DiskReport {
   decisions: (Omit<Decision, "referenceId" | "manifestId"> & { last_used_at: string | null })[];
-  target: BudgetTarget | null;
+  target: BudgetOutcome | null;
   /** Patterns to keep that matched no name. */
   unmatched_keeps: string[];
   references: string[];
@@ -89,8 +96,11 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const rows = await collectRows(larder, collection, pins, options);
   const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
+  const stays = options.stopped?.()
+    ? "the work was stopped before it came to this"
+    : "its name has gone or moved since";
   return {
-    ...report(plan, used, collection, rows),
+    ...report(plan, used, collection, rows, stays, bytesLeft(collection.targets, deleted)),
     unmatched_keeps,
     ...reportDeleted(larder, deleted, collection.skipped),
   };
@@ -188,25 +198,39 @@ function leavingBy(plan: PrunePlan, used: UsedImage[]): Leaving[] {
   });
 }
 
-function report(plan: PrunePlan, used: UsedImage[], { unsafe, unaccounted }: CollectionPlan, rows: CollectedRows) {
+// What of the plan's files is still there.
+function bytesLeft(targets: Target[], { deleted }: DeleteReport): number {
+  const gone = new Set(deleted.map(({ path }) => path));
+  return targets.reduce((sum, { path, bytes }) => sum + (gone.has(path) ? 0 : bytes), 0);
+}
+
+// An image that was to go and is still on record stays, for the reason that it was spared for, or because it `stays`.
+function report(
+  plan: PrunePlan,
+  used: UsedImage[],
+  { unsafe, unaccounted }: CollectionPlan,
+  rows: CollectedRows,
+  stays = "",
+  left = 0,
+) {
   const lastUsed = new Map(used.map(({ manifest, lastUsed }) => [manifest.id, lastUsed]));
   const spared = new Map(rows.spared.map(({ digest, reason }) => [digest, reason]));
+  const gone = { references: new Set(rows.references), manifests: new Set(rows.manifests) };
   const decisions = plan.decisions.map(({ referenceId: _, manifestId, ...decision }) => {
+    const { action, reference, digest } = decision;
     const ms = lastUsed.get(manifestId) ?? null;
-    const changed = decision.action === "evict" ? spared.get(decision.digest) : undefined;
+    const isGone = reference === null ? gone.manifests.has(digest) : gone.references.has(reference);
     return {
       ...decision,
-      ...(unaccounted !== null && STAYS),
-      ...(changed !== undefined && { action: "keep" as const, cause: "changed" as const, reason: changed, bytes: 0 }),
+      ...(action === "evict" &&
+        !isGone && { ...STAYS, cause: "changed" as const, reason: spared.get(digest) ?? stays }),
+      ...(unaccounted !== null && { ...STAYS, ...UNACCOUNTED }),
       last_used_at: ms === null ? null : new Date(ms).toISOString(),
     };
   });
-  return { decisions, target: plan.target, ...rows, layers: rows.layers.toSorted(), unsafe, unaccounted };
+  const target = plan.target && { ...plan.target, left };
+  return { decisions, target, ...rows, layers: rows.layers.toSorted(), unsafe, unaccounted };
 }
 
-const STAYS = {
-  action: "keep",
-  cause: "unaccounted",
-  reason: "the catalogue does not account for its cache",
-  bytes: 0,
-} as const;
+const STAYS = { action: "keep", bytes: 0 } as const;
+const UNACCOUNTED = { cause: "unaccounted", reason: "the catalogue does not account for its cache" } as const;

@@ -66,14 +66,10 @@ export class Metrics {
     this.reclaimed.add({ operation }, bytes);
   }
 
-  /** Counts what a prune evicted, and not what it had planned: some of that may have been spared. */
-  countEvictions({ decisions, references, manifests, dry_run }: PruneReport): void {
+  /** Counts what a prune evicted. */
+  countEvictions({ decisions, dry_run }: PruneReport): void {
     if (dry_run) return;
-    const gone = { references: new Set(references), manifests: new Set(manifests) };
-    for (const { action, cause, reference, digest } of decisions) {
-      const isGone = reference === null ? gone.manifests.has(digest) : gone.references.has(reference);
-      if (action === "evict" && isGone) this.evictions.add({ cause });
-    }
+    for (const { action, cause } of decisions) if (action === "evict") this.evictions.add({ cause });
   }
 
   setProblems({ problems }: CheckReport): void {

@@ -179,7 +179,7 @@ export const PruneSchema = describes<PruneReport>()(
       }),
     ),
     unmatched_keeps: strings,
-    target: v.nullable(v.object({ needed: integer, planned: integer, missing: integer })),
+    target: v.nullable(v.object({ needed: integer, planned: integer, missing: integer, left: integer })),
     references: strings,
     ...collected,
     ...disk,

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { FileLock } from "../../src/host/flock.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { allocatedIn, DAY, HOUR, MINUTE, Store } from "../ops/prune-store.ts";
 
@@ -362,6 +363,7 @@ describe("larder prune: plan and application", () => {
       needed: 8192 + left + 3 * 4096 - 1000,
       planned: 20_480,
       missing: left - 1000,
+      left: 0,
     });
     expect(stderr).toContain(`(${left - 1000} bytes)`);
     expect(store.references()).toEqual(["acme/a:1"]);
@@ -369,6 +371,19 @@ describe("larder prune: plan and application", () => {
     const dry = await larder(store.home, "prune", "--max-size", "1000", "--dry-run");
     expect(dry.code).toBe(6);
     expect(dry.stderr).toContain(`(${left - 1000} bytes)`);
+  });
+
+  test("exits 75 with the missing bytes where a pull keeps files that the target needs", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });
+    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    const { code, stdout, stderr } = await larder(store.home, "prune", "--max-size", "1000", "--format", "json");
+    expect(code).toBe(75);
+    const { target } = JSON.parse(stdout);
+    const short = allocatedIn(store.cache) - 1000;
+    expect(target.needed - (target.planned - target.left)).toBe(short);
+    expect(stderr).toContain(`the target was not reached: `);
+    expect(stderr).toContain(`(${short} bytes)`);
   });
 
   test("stays below --max-size, and takes no image without need", async () => {
@@ -389,7 +404,7 @@ describe("larder prune: plan and application", () => {
     store.file(store.layerPath("stray"), 40_960);
     const report = await larderJson(store.home, ["prune", "--max-size", "30000"]);
     expect(outcome(report)).toEqual({ "acme/a:1": "keep within-budget" });
-    expect(report.target).toEqual({ needed: 8192 + 3 * 4096 + 40_960 - 30_000, planned: 40_960, missing: 0 });
+    expect(report.target).toEqual({ needed: 8192 + 3 * 4096 + 40_960 - 30_000, planned: 40_960, missing: 0, left: 0 });
     expect(existsSync(store.layerPath("stray"))).toBe(false);
   });
 

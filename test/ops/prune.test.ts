@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, utimesSync } from "node:fs";
+import { existsSync, lstatSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import type { Larder } from "../../src/larder.ts";
@@ -247,6 +247,48 @@ describe("prune", () => {
     for (const lock of locks) expect(existsSync(lock)).toBe(true);
   });
 
+  test("calls no image evicted that it did not come to before it was stopped", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    using home = store.open();
+    const policy = { keep: [], minAge: 0, unused: true };
+    const report = await prune(home.larder, { ...OPTIONS, dryRun: false, policy, stopped: () => true });
+    expect(report.decisions).toMatchObject([
+      { action: "keep", cause: "changed", reason: "the work was stopped before it came to this", bytes: 0 },
+    ]);
+    expect(store.references()).toEqual(["acme/a:1"]);
+  });
+
+  test("calls no image evicted whose name has moved on meanwhile", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    using home = store.open();
+    let asked = 0;
+    const now = () => {
+      if (asked++ === 1) {
+        store.image({ seed: "new" });
+        store.db.run("UPDATE image_ref SET manifest_id = 2");
+      }
+      return Date.now();
+    };
+    const policy = { keep: [], minAge: 0, unused: true };
+    const report = await prune({ ...home.larder, now }, { ...OPTIONS, dryRun: false, policy });
+    expect(report.decisions).toMatchObject([{ action: "keep", reason: "its name has gone or moved since", bytes: 0 }]);
+    expect(store.references()).toEqual(["acme/a:1"]);
+  });
+
+  test("tells how much of a budget's plan was left because a pull runs", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { a: 8 * 4096 } });
+    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    const { target, skipped, decisions } = await pruneStore(store, { maxSize: 0 });
+    expect(decisions[0]!.action).toBe("evict");
+    const files = [store.layerPath("a"), store.fsmetaPath(a), store.vmdkPath(a)];
+    expect(skipped.map(({ path }) => path).sort()).toEqual(files.sort());
+    const left = files.reduce((sum, path) => sum + lstatSync(path).blocks * 512, 0);
+    expect(target).toMatchObject({ missing: 0, left });
+  });
+
   test("says when each image was last used", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], used: 3 * DAY });
@@ -258,7 +300,7 @@ describe("prune", () => {
     using store = new Store();
     store.flat("one", [store.image({ names: ["acme/a:1"] })]);
     const report = await pruneStore(store, { maxSize: 1024 * 1024 });
-    expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0 });
+    expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0, left: 0 });
     expect(store.references()).toEqual(["acme/a:1"]);
   });
 });
