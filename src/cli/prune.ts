@@ -48,7 +48,7 @@ export default defineCommand({
   name: "prune",
   summary: "Evict images by policy and budget, then collect",
   details:
-    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference), what a sandbox or snapshot needs, what is younger than --min-age, and what a pull has locked.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%.",
+    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference), what a sandbox or snapshot needs, what is younger than --min-age, and what a pull is at work on.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%.",
   flags: FLAGS,
   operands: { least: 0, most: 0 },
   examples: [

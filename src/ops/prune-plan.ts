@@ -34,7 +34,7 @@ export interface PruneImage {
   /** When it was last pulled, loaded or persisted; null where that is not known. */
   lastUsed: number | null;
   pinnedBy: Pin[];
-  /** The lock that a pull holds on one of its files, or undefined. */
+  /** The lock that a pull holds on one of its files, or the file that a pull or load has just written, or undefined. */
   locked?: string;
   /** Its files, as indexes into `PruneState.files`. */
   files: number[];
@@ -206,7 +206,7 @@ function decide(
 // What no rule and no budget may touch, whatever its names.
 function protect(image: PruneImage, { minAge }: PrunePolicy, now: number): Verdict | undefined {
   if (image.pinnedBy.length > 0) return { cause: "pinned", reason: `in use by ${namePins(image.pinnedBy)}` };
-  if (image.locked !== undefined) return { cause: "locked", reason: `a pull holds "${image.locked}"` };
+  if (image.locked !== undefined) return { cause: "locked", reason: `a pull or load is at work on "${image.locked}"` };
   const age =
     now - Math.max(lastUsed(image, now), ...image.names.map(({ createdAt }) => Math.min(createdAt ?? 0, now)));
   if (age < minAge) return { cause: "min-age", reason: `used ${describe(age)} ago, less than ${describe(minAge)}` };

@@ -122,7 +122,7 @@ function readState(
   const sum = (some: UsedFile[]) => some.reduce((total, { allocated }) => total + allocated, 0);
   const { total_bytes, free_bytes } = fileSystemOf(cache.root);
   return {
-    images: used.map((image) => toPruneImage(cache, image, { isWorking, isLoading, now, grace })),
+    images: used.map((image) => toPruneImage(cache, image, files, { isWorking, isLoading, now, grace })),
     files: files.map(({ allocated }) => allocated),
     disk: {
       cacheBytes: sum(files),
@@ -142,7 +142,7 @@ interface Moment {
   grace: number;
 }
 
-function toPruneImage(cache: CachePaths, image: UsedImage, moment: Moment): PruneImage {
+function toPruneImage(cache: CachePaths, image: UsedImage, measured: UsedFile[], moment: Moment): PruneImage {
   const { manifest, canonicals, lastUsed, pinnedBy, files } = image;
   const names = manifest.names.map(({ id, reference, createdAt }, i) => ({
     id,
@@ -150,7 +150,8 @@ function toPruneImage(cache: CachePaths, image: UsedImage, moment: Moment): Prun
     createdAt,
     canonical: canonicals[i]!,
   }));
-  const locked = moment.isWorking ? findHeldFile(cache, image, moment) : undefined;
+  const locked =
+    (moment.isWorking ? findHeldFile(cache, image, moment) : undefined) ?? findUnsettled(image, measured, moment);
   return {
     manifestId: manifest.id,
     digest: manifest.digest,
@@ -160,6 +161,18 @@ function toPruneImage(cache: CachePaths, image: UsedImage, moment: Moment): Prun
     files,
     ...(locked !== undefined && { locked }),
   };
+}
+
+// A load of what the cache has already shows in nothing but its metadata file, which it writes before the rows.
+function findUnsettled(
+  { manifest, files }: UsedImage,
+  measured: UsedFile[],
+  { now, grace }: Moment,
+): string | undefined {
+  const recorded = Math.max(0, ...manifest.names.map(({ updatedAt }) => updatedAt ?? 0));
+  return files
+    .map((file) => measured[file]!)
+    .find(({ kind, mtimeMs }) => kind === "metadata" && mtimeMs > recorded && now - mtimeMs < grace)?.path;
 }
 
 // A lock that is held, or a metadata file that the running load may just have written.

@@ -1,3 +1,4 @@
+import { target } from "../cache/delete.ts";
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
 import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
@@ -60,7 +61,9 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     const { targets, skipped } = filesOf(larder.cache, planned);
     return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };
   }
-  await awaitSettled(larder, planned.canonicals, options.grace);
+  // Measured before: what msb renames into its place from here on is not what was planned, and stays.
+  const before = new Map(filesOf(larder.cache, planned).targets.map((file) => [file.path, file]));
+  await awaitSettled(larder, planned.canonicals, planned.recordedAt, options.grace);
   const removal = writeTransaction(db, () => {
     // Decided before the lock, which is then held for a moment, and again only if somebody wrote since.
     const decided = dataVersion(db) === planned.version ? planned : decide();
@@ -69,7 +72,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     deleteOrphans(db, decided.layerIds);
     return decided;
   });
-  const { targets, skipped } = filesOf(larder.cache, removal);
+  const { targets, skipped } = filesOf(larder.cache, removal, [], (file) => before.get(file.path) ?? target(file));
   return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
 }
 
@@ -78,6 +81,8 @@ interface Removal extends Doomed {
   /** Of the catalogue that it was decided from. */
   version: bigint;
   plan: RemovalPlan;
+  /** When the latest of the references was put on record, in milliseconds since 1970. */
+  recordedAt: number;
   layerIds: number[];
   unsafe: string[];
 }
@@ -93,6 +98,7 @@ function decideRemoval(larder: Larder, options: RemoveOptions, pins: PinWatch): 
   return {
     version: dataVersion(db),
     plan,
+    recordedAt: Math.max(0, ...asked.flatMap(({ rows }) => rows.map(({ updatedAt }) => updatedAt?.ms ?? 0))),
     canonicals: unspelled(larder, plan.drop),
     manifests: plan.collect.map(({ digest }) => digest),
     layers: sound.map(({ diffId }) => diffId),

@@ -3,7 +3,7 @@ import { type DeleteReport, deleteGuarded, type Guard, PATIENCE_MS, type Target 
 import { measure } from "../cache/file.ts";
 import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
-import type { CacheFile, CachePaths, Kind } from "../cache/paths.ts";
+import type { CacheFile, Kind } from "../cache/paths.ts";
 import { findRunningScratch } from "../cache/work.ts";
 import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
@@ -79,15 +79,20 @@ function openForSweep({ home }: Larder, isFirstStep = false): Database | undefin
 }
 
 /**
- * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata
- * files; throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would
- * take the catalogue for lost.
+ * Waits a moment while a pull or load of these very references runs, `recordedAt` being when they were last put on
+ * record (milliseconds since 1970); throws `busy` if it goes on. Rows that went without the metadata file that it writes
+ * would leave that behind, or it the file without the others.
  */
-export async function awaitSettled({ cache, now }: Larder, canonicals: string[], grace: number): Promise<void> {
-  const files = canonicals.map((canonical) => cache.metadata(canonicalKey(canonical)));
+export async function awaitSettled(
+  larder: Larder,
+  canonicals: string[],
+  recordedAt: number,
+  grace: number,
+): Promise<void> {
+  const files = canonicals.map((canonical) => larder.cache.metadata(canonicalKey(canonical)));
   for (let patience = PATIENCE_MS; ; patience -= 50) {
     const work = files
-      .map(({ path, lock }) => findWriter(cache, path, lock, now(), grace))
+      .map(({ path, lock }) => findWriter(larder, path, lock, recordedAt, grace))
       .find((found) => found !== undefined);
     if (work === undefined) return;
     if (patience <= 0)
@@ -96,11 +101,23 @@ export async function awaitSettled({ cache, now }: Larder, canonicals: string[],
   }
 }
 
-function findWriter(cache: CachePaths, path: string, lock: string, now: number, grace: number): string | undefined {
+function findWriter(
+  { cache, now }: Larder,
+  path: string,
+  lock: string,
+  recordedAt: number,
+  grace: number,
+): string | undefined {
   if (isLocked(lock)) return lock;
   const stat = measure(path);
-  return stat && now - stat.mtimeMs < grace ? findRunningScratch(cache, now, grace) : undefined;
+  if (!stat?.isFile()) return undefined;
+  const age = now() - stat.mtimeMs;
+  if (age < COMMIT_MS && stat.mtimeMs > recordedAt) return path;
+  return age < grace ? findRunningScratch(cache, now(), grace) : undefined;
 }
+
+// msb puts an image on record within moments of its metadata file, and waits 5 s for the write lock at most.
+const COMMIT_MS = 10_000;
 
 /**
  * Answers whether a row, or a metadata file that is about to become one, wants a file. What it gathers holds for one

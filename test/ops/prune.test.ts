@@ -215,7 +215,11 @@ describe("prune", () => {
     using _lock = FileLock.take(store.file(path, 0))!;
     const report = await pruneStore(store, { unused: true });
     const [first, second] = report.decisions;
-    expect([first!.action, first!.cause, first!.reason]).toEqual(["keep", "locked", `a pull holds "${path}"`]);
+    expect([first!.action, first!.cause, first!.reason]).toEqual([
+      "keep",
+      "locked",
+      `a pull or load is at work on "${path}"`,
+    ]);
     expect([second!.action, second!.cause]).toEqual(["evict", "unused"]);
     expect(store.references()).toEqual(["acme/a:1"]);
     expect(existsSync(store.layerPath("own"))).toBe(true);
@@ -233,6 +237,17 @@ describe("prune", () => {
     const report = await pruneStore(store, { unused: true });
     expect(report.decisions[0]!.cause).toBe("locked");
     expect(store.references()).toEqual(["acme/a:1"]);
+  });
+
+  test.each([
+    ["keeps an image whose metadata file is newer than its row", "locked", 5 * MINUTE],
+    ["takes an image that was put on record after its metadata file was written", "unused", 2 * MINUTE],
+  ])("%s: a load of what is cached takes no lock", async (_, cause, used) => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], used, filesAge: 3 * MINUTE });
+    const report = await pruneStore(store, { unused: true, minAge: 0 });
+    expect(report.decisions[0]!.cause).toBe(cause as "locked");
+    expect(existsSync(store.metadataPath("acme/a:1"))).toBe(cause === "locked");
   });
 
   test("takes an image whose lock files nobody holds", async () => {

@@ -259,6 +259,21 @@ const CASES: Record<string, Case> = {
       refused: [{ reference: A, code: "in_use", message: `cannot remove "${A}": in use by snapshot "base"` }],
     },
   },
+  "an untagged image stays while a pin cannot be read, even by force": {
+    asked: [[A, UNTAGGED]],
+    names: names([1]),
+    pins: pins({}, [UNREADABLE]),
+    force: true,
+    plan: {
+      refused: [
+        {
+          reference: A,
+          code: "damaged",
+          message: `cannot remove "${A}": what is in use cannot be told: ${UNREADABLE}`,
+        },
+      ],
+    },
+  },
   "a name whose manifest row is gone": {
     asked: [["a:1", DANGLING]],
     names: names(),
