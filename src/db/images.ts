@@ -21,6 +21,8 @@ export interface ImageRow {
   layerCount: number | null;
   sizeBytes: number | bigint | null;
   createdAt: Timestamp | null;
+  /** The same as the column holds it, by which lists are sorted; null where it is no text. */
+  storedCreatedAt: string | null;
   updatedAt: Timestamp | null;
   /** What could not be read, a phrase each. */
   damage: string[];
@@ -40,9 +42,20 @@ const COLUMNS = `
        m.layer_count AS layer_count,
        m.total_size_bytes AS size_bytes`;
 
-/** Every reference, newest first, undated last, as msb orders them (interop §6); read a few at a time. */
-export function* eachImage(db: Database): Generator<ImageRow> {
-  const ids = newestIds(db, ALL);
+/** A place in a list: behind the row that has, or had, this time as stored and this id. */
+export interface Place {
+  storedCreatedAt: string | null;
+  id: number;
+}
+
+// Newest first, undated last, as msb orders its list (interop §6): by the text, to which a time that cannot be read is
+// one like any other. What is no text counts as undated.
+const TIME = "iif(typeof(created_at) = 'text', created_at, NULL)";
+const BEHIND = `(?2 IS NULL OR ${TIME} < ?1 OR (${TIME} IS NULL AND ?1 IS NOT NULL) OR (${TIME} IS ?1 AND id > ?2))`;
+
+/** Every reference, newest first, from behind a place on, and at most so many of them; read a few at a time. */
+export function* eachImage(db: Database, after?: Place, most = ALL): Generator<ImageRow> {
+  const ids = newestIds(db, after, most);
   for (let i = 0; i < ids.length; i += AT_ONCE) yield* listByIds(db, ids.slice(i, i + AT_ONCE));
 }
 
@@ -51,8 +64,17 @@ const AT_ONCE = 64;
 const ALL = -1;
 
 // The ids alone are sorted: SQLite's sorter copies rows whole, and the engine's heap would hold all that it was given.
-function newestIds(db: Database, most: number): unknown[] {
-  return db.query("SELECT id FROM image_ref NOT INDEXED ORDER BY created_at DESC, id LIMIT ?").values(most).flat();
+function newestIds(db: Database, after: Place | undefined, most: number): unknown[] {
+  return db
+    .query(
+      `SELECT id
+       FROM image_ref NOT INDEXED
+       WHERE ${BEHIND}
+       ORDER BY ${TIME} DESC, id
+       LIMIT ?3`,
+    )
+    .values(after?.storedCreatedAt ?? null, after?.id ?? null, most)
+    .flat();
 }
 
 function listByIds(db: Database, ids: unknown[]): ImageRow[] {
@@ -73,32 +95,28 @@ export function listImages(db: Database): ImageRow[] {
   return [...eachImage(db)];
 }
 
-/** The first `most` of them. */
-export function listFirstImages(db: Database, most: number): ImageRow[] {
-  return listByIds(db, newestIds(db, most));
-}
-
-/** Every manifest that no reference names, newest first. */
-export function listUntagged(db: Database): ImageRow[] {
+/** Every manifest that no reference names, newest first, from behind a place on. */
+export function listUntagged(db: Database, after?: Place): ImageRow[] {
   return db
-    .query<Row, []>(
+    .query<Row, [string | null, number | null]>(
       `SELECT NULL AS id,
               NULL AS reference,
-              m.created_at AS created_at,
+              created_at,
               NULL AS updated_at,
-              m.id AS manifest_id,
-              m.digest AS digest,
-              m.media_type AS media_type,
-              m.architecture AS architecture,
-              m.os AS os,
-              m.variant AS variant,
-              m.layer_count AS layer_count,
-              m.total_size_bytes AS size_bytes
-       FROM manifest AS m
-       WHERE m.id NOT IN (SELECT manifest_id FROM image_ref)
-       ORDER BY m.created_at DESC, m.id`,
+              id AS manifest_id,
+              digest,
+              media_type,
+              architecture,
+              os,
+              variant,
+              layer_count,
+              total_size_bytes AS size_bytes
+       FROM manifest
+       WHERE id NOT IN (SELECT manifest_id FROM image_ref)
+         AND ${BEHIND}
+       ORDER BY ${TIME} DESC, manifest.id`,
     )
-    .all()
+    .all(after?.storedCreatedAt ?? null, after?.id ?? null)
     .map(parseImage);
 }
 
@@ -114,11 +132,6 @@ export function findImages(db: Database, text: string): ImageRow[] {
     if (same.length > 0) return same;
   }
   return listUntagged(db).filter((row) => row.digest === text);
-}
-
-/** Whether the text of every reference's time sorts as its time does. */
-export function hasUniformTimes(db: Database): boolean {
-  return db.query("SELECT 1 FROM image_ref WHERE created_at NOT GLOB '????-??-?? ??:??:??*' LIMIT 1").get() === null;
 }
 
 /** The rows that name the manifest with this digest, newest first. */
@@ -151,6 +164,7 @@ function selectByReferences(db: Database, references: string[]): ImageRow[] {
 function parseImage(row: Row): ImageRow {
   const read = new RowReader(row);
   const digest = read.text("digest");
+  const { created_at } = row;
   if (row.manifest_id === null) read.damaged("manifest", "is missing");
   return {
     id: read.count("id"),
@@ -164,6 +178,7 @@ function parseImage(row: Row): ImageRow {
     layerCount: read.count("layer_count"),
     sizeBytes: read.integer("size_bytes"),
     createdAt: timestamp(read, "created_at"),
+    storedCreatedAt: typeof created_at === "string" ? created_at : null,
     updatedAt: timestamp(read, "updated_at"),
     damage: read.damage,
   };

@@ -3,11 +3,10 @@ import {
   eachImage,
   findByDigest,
   findImages,
-  hasUniformTimes,
   type ImageRow,
-  listFirstImages,
   listLabels,
   listUntagged,
+  type Place,
 } from "../db/images.ts";
 import { type Pin, type Pins, readPins } from "../db/pins.ts";
 import { isStringMap } from "../db/row.ts";
@@ -70,50 +69,46 @@ export interface Page {
 }
 
 /** A place in the list: the row that was shown last. */
-export interface Position {
+export interface Position extends Place {
   isUntagged: boolean;
-  id: number;
-  /** Milliseconds since 1970; null for an undated row. */
-  createdAt: number | null;
 }
 
 /** At most `limit` handles of the list, from behind `after` on. A row that went since does not lose the place. */
 export function listPage(larder: Larder, filter: Filter, all: boolean, limit: number, after?: Position): Page {
   return readTransaction(larder.db, () => {
     const pins = readKnownPins(larder);
-    // The first page of everything is asked for most, and needs no more rows than it shows and one.
-    const isPlain = after === undefined && !all && Object.keys(filter).length === 0 && Number.isFinite(limit);
-    const rows =
-      isPlain && hasUniformTimes(larder.db)
-        ? listFirstImages(larder.db, limit + 1)
-        : // By time, and not by its text as the list is sorted: the cursor knows no other order.
-          [...eachRow(larder, filter, all, pins)].sort((a, b) => (isBehind(positionOf(a), positionOf(b)) ? 1 : -1));
-    const first = after === undefined ? 0 : rows.findIndex((row) => isBehind(positionOf(row), after));
-    const page = first < 0 ? [] : rows.slice(first, first + limit);
+    const rows: ImageRow[] = [];
+    for (const row of eachRow(larder, filter, all, pins, after, limit + 1)) if (rows.push(row) > limit) break;
+    const page = rows.slice(0, limit);
     const last = page.at(-1);
     return {
       handles: page.map((row) => toHandle(row, pins)),
-      next: last && first + limit < rows.length ? positionOf(last) : null,
+      next: last && rows.length > limit ? positionOf(last) : null,
     };
   });
 }
 
-function positionOf({ id, manifestId, reference, createdAt }: ImageRow): Position {
+function positionOf({ id, manifestId, reference, storedCreatedAt }: ImageRow): Position {
   const isUntagged = reference === null && id === null;
-  return { isUntagged, id: (isUntagged ? manifestId : id) ?? 0, createdAt: createdAt?.ms ?? null };
+  return { isUntagged, storedCreatedAt, id: (isUntagged ? manifestId : id) ?? 0 };
 }
 
-function isBehind(row: Position, after: Position): boolean {
-  if (row.isUntagged !== after.isUntagged) return row.isUntagged;
-  const [mine, theirs] = [row.createdAt ?? Number.NEGATIVE_INFINITY, after.createdAt ?? Number.NEGATIVE_INFINITY];
-  return mine === theirs ? row.id > after.id : mine < theirs;
-}
-
-function* eachRow(larder: Larder, filter: Filter, all: boolean, pins: Pins): Generator<ImageRow> {
+function* eachRow(
+  larder: Larder,
+  filter: Filter,
+  all: boolean,
+  pins: Pins,
+  after?: Position,
+  most = Number.POSITIVE_INFINITY,
+): Generator<ImageRow> {
   const { db } = larder;
   const isShown = compileFilter(larder, filter, pins);
-  if (filter.untagged !== true) for (const row of eachImage(db)) if (isShown(row)) yield row;
-  if (filter.untagged === true || all) for (const row of listUntagged(db)) if (isShown(row)) yield row;
+  // Where nothing is filtered out, no more has to be sorted than is shown.
+  const enough = Number.isFinite(most) && Object.keys(filter).length === 0 ? most : undefined;
+  if (filter.untagged !== true && !after?.isUntagged)
+    for (const row of eachImage(db, after, enough)) if (isShown(row)) yield row;
+  if (filter.untagged === true || all)
+    for (const row of listUntagged(db, after?.isUntagged ? after : undefined)) if (isShown(row)) yield row;
 }
 
 /** The handle that `reference` means; throws `not_found`. */

@@ -273,19 +273,19 @@ function toFilter({ reference, label, digest, pinned, untagged, until }: ListAsk
   return parseFilters(texts);
 }
 
-function writeCursor({ isUntagged, createdAt, id }: Position): string {
-  return Buffer.from(JSON.stringify([isUntagged, createdAt, id])).toString("base64url");
+function writeCursor({ isUntagged, storedCreatedAt, id }: Position): string {
+  return Buffer.from(JSON.stringify([isUntagged, storedCreatedAt, id])).toString("base64url");
 }
 
 function readCursor(text: string): Position {
   try {
-    const [isUntagged, createdAt, id] = JSON.parse(Buffer.from(text, "base64url").toString());
+    const [isUntagged, storedCreatedAt, id] = JSON.parse(Buffer.from(text, "base64url").toString());
     if (
       typeof isUntagged === "boolean" &&
-      typeof id === "number" &&
-      (createdAt === null || typeof createdAt === "number")
+      Number.isSafeInteger(id) &&
+      (storedCreatedAt === null || typeof storedCreatedAt === "string")
     )
-      return { isUntagged, createdAt, id };
+      return { isUntagged, storedCreatedAt, id };
   } catch {}
   throw new HttpProblem("invalid", "cursor: must come from the Link header of an earlier answer");
 }

@@ -22,6 +22,7 @@ function row(id: number, reference: string, manifest: [id: number, digest: strin
     layerCount: 1,
     sizeBytes: 1n,
     createdAt: null,
+    storedCreatedAt: null,
     updatedAt: null,
     damage: [],
   };

@@ -10,6 +10,12 @@ const ROWS: [reference: string | null, created: string | null][] = [
   ["tie:2", "2026-02-01 00:00:00.5"],
   ["tie:3", "2026-02-01 00:00:00.5"],
   ["tie:4", "2026-02-01 00:00:00.5"],
+  // What cannot be read, has another form or lies closer than a millisecond: each in the place that its text gives it.
+  ["damaged:1", "2026-01-32 00:00:00"],
+  ["near:1", "2026-01-02 00:00:00.123456789"],
+  ["near:2", "2026-01-02 00:00:00.123456700"],
+  ["zulu:1", "2026-01-01 00:00:00Z"],
+  ["nine:1", "2026-01-01 00:00:00.000000000"],
   ["old:1", "2026-01-01 00:00:00"],
   ["before:1970", "1969-12-31 23:59:59"],
   ["undated:1", null],
@@ -61,7 +67,7 @@ describe("GET /v1/images, page by page", () => {
     expect(whole).toEqual(ROWS.map(([reference], i) => reference ?? digest(i + 1)));
   });
 
-  test.each([1, 2, 3, 4, 5, 6, 11, 12, 13, 99999])("gives each row once, %d at a time", async (limit) => {
+  test.each([1, 2, 3, 4, 5, 6, 16, 17, 18, 99999])("gives each row once, %d at a time", async (limit) => {
     const found = await pages(server, `/v1/images?all=true&limit=${limit}`);
     expect(found.flat()).toEqual(whole);
     expect(found).toHaveLength(Math.ceil(whole.length / limit));
@@ -78,7 +84,7 @@ describe("GET /v1/images, page by page", () => {
   });
 
   test("says nothing of a next page where there is none", async () => {
-    expect((await server.get("/v1/images?all=true&limit=12")).headers.get("link")).toBeNull();
+    expect((await server.get("/v1/images?all=true&limit=17")).headers.get("link")).toBeNull();
     expect((await server.get("/v1/images")).headers.get("link")).toBeNull();
   });
 
@@ -92,7 +98,7 @@ describe("GET /v1/images, page by page", () => {
     ["cursor=", "cursor"],
     ["cursor=x", "cursor"],
     [`cursor=${Buffer.from("[true,0]").toString("base64url")}`, "cursor"],
-    [`cursor=${Buffer.from('[true,"0",1]').toString("base64url")}`, "cursor"],
+    [`cursor=${Buffer.from("[true,0,1]").toString("base64url")}`, "cursor"],
     [`cursor=${Buffer.from("[1,0,1]").toString("base64url")}`, "cursor"],
     [`cursor=${Buffer.from("null").toString("base64url")}`, "cursor"],
     [`cursor=${"A".repeat(5000)}`, "cursor"],
