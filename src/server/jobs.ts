@@ -13,7 +13,7 @@ export type Job =
   | { kind: "remove"; options: Omit<RemoveOptions, "stopped"> }
   | { kind: "gc"; options: Omit<GcOptions, "stopped"> }
   | { kind: "prune"; options: Omit<PruneOptions, "stopped"> }
-  | { kind: "examine"; options: Omit<Examination, "progress"> }
+  | { kind: "examine"; options: Omit<Examination, "progress" | "stopped"> }
   | { kind: "df" };
 
 export interface Request {

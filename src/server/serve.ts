@@ -183,10 +183,7 @@ class App {
     const body = route.body && (await readBody(request, route.body));
     // Read before the catalogue is: a change in between makes the tag old, and never the answer.
     const tag = route.isCatalogue?.(query) ? this.tag() : undefined;
-    // Work may take longer than a client may be silent.
-    server.timeout(request, 0);
-    const reply = await route.handle(this.services, query, body);
-    server.timeout(request, IDLE_SECONDS);
+    const reply = await patiently(server, request, () => route.handle(this.services, query, body));
     if (route.method !== "GET") {
       this.writes++;
       this.lookAgain();
@@ -239,6 +236,16 @@ class App {
     }
     this.log.write("error", { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) });
     return toProblem(new HttpProblem("internal", "the log has the details, under the request id"), id);
+  }
+}
+
+// Work may take longer than a client may be silent, and whatever becomes of it, the client may not be silent afterwards.
+async function patiently<T>(server: Server, request: Request, work: () => T | Promise<T>): Promise<T> {
+  server.timeout(request, 0);
+  try {
+    return await work();
+  } finally {
+    server.timeout(request, IDLE_SECONDS);
   }
 }
 

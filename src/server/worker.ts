@@ -1,13 +1,14 @@
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
-import { type Larder, openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
+import { openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
 import { parseMetadata } from "../oci/metadata.ts";
+import { parseReference } from "../oci/reference.ts";
 import { examine } from "../ops/check/report.ts";
 import { df } from "../ops/df.ts";
 import { gc } from "../ops/gc.ts";
 import { notFound } from "../ops/images.ts";
-import { type Entry, metadataFor, persist } from "../ops/persist.ts";
+import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
 import { prune } from "../ops/prune.ts";
 import { remove } from "../ops/remove.ts";
 import { WarmHome } from "./catalogue.ts";
@@ -43,12 +44,9 @@ function describe(error: unknown): Failure {
 const stopped = () => isStopping;
 
 async function run(home: Home, job: Job): Promise<unknown> {
-  if (job.kind === "persist") {
-    warm ??= new WarmHome(home, openOrCreate);
-    return warm.use((larder) => persistOne(larder!, job.reference, job.metadata));
-  }
-  if (job.kind === "batch") return withLarder(openOrCreate(home), (larder) => persistBatch(larder, job.lines));
-  if (job.kind === "examine") return examine(home, job.options);
+  if (job.kind === "persist") return persistOne(home, job.reference, job.metadata);
+  if (job.kind === "batch") return persistBatch(home, job.lines);
+  if (job.kind === "examine") return examine(home, { ...job.options, stopped });
   const isReading = job.kind === "df" || job.options.dryRun;
   const larder = isReading ? openToRead(home) : openToWrite(home);
   if (!larder) throw job.kind === "remove" ? notFound(job.options.references[0]!) : noCatalogue(home);
@@ -65,12 +63,15 @@ function noCatalogue(home: Home): LarderError {
   return new LarderError("not_found", `there is no catalogue at "${home.database}"`);
 }
 
-function persistOne(larder: Larder, reference: string, metadata: string | null): unknown {
-  const parsed = metadata === null ? metadataFor(larder.home, reference) : parseMetadata(metadata, "body");
-  return persist(larder, [{ reference, metadata: parsed }])[0];
+// A home is opened, and so perhaps made, only once there is something to put on record.
+function persistOne(home: Home, reference: string, text: string | null): Persisted {
+  parseReference(reference);
+  const metadata = text === null ? metadataFor(home, reference) : parseMetadata(text, "body");
+  warm ??= new WarmHome(home, openOrCreate);
+  return warm.use((larder) => persist(larder!, [{ reference, metadata }])[0]!);
 }
 
-function persistBatch(larder: Larder, lines: string): unknown {
+async function persistBatch(home: Home, lines: string): Promise<unknown> {
   const entries: Entry[] = [];
   const refused: { line: number; message: string }[] = [];
   for (const [i, line] of lines.split("\n").entries()) {
@@ -82,5 +83,7 @@ function persistBatch(larder: Larder, lines: string): unknown {
       refused.push({ line: i + 1, message: error.message });
     }
   }
-  return { persisted: entries.length > 0 ? persist(larder, entries) : [], refused };
+  const persisted =
+    entries.length === 0 ? [] : await withLarder(openOrCreate(home), (larder) => persist(larder, entries));
+  return { persisted, refused };
 }

@@ -212,20 +212,34 @@ describe("signals", () => {
 
   test("SIGTERM lets a running request end, and tells long work to stop", async () => {
     using store = await Store.make(IMAGES);
-    for (let i = 0; i < 2000; i++) store.write(`layers/stray-${i}`, "x");
+    for (let i = 0; i < 6000; i++) store.write(`layers/stray-${i}`, "x");
     await using server = await Server.start(store.path, { args: ["--allow-writes"] });
     const answer = server.post("/v1/gc", {});
     const half = server.raw("POST /v1/gc HTTP/1.1\r\nHost", () => false);
-    while (store.files().length > 1990) await Bun.sleep(1);
+    while (store.files().length > 5990) await Bun.sleep(1);
     expect(await server.stop()).toBe(0);
     const { status, text } = await answer;
     expect([200, 503]).toContain(status);
     expect(JSON.parse(text)).toBeObject();
     await half;
     expect(store.unsound()).toEqual([]);
+    expect(store.files().length).toBeGreaterThan(1000);
     // What was cut short is done by the next one.
     expect((await larder(store.path, "gc")).code).toBe(0);
     expect(store.files()).toEqual(store.filesOf("web"));
+  });
+
+  test("SIGTERM stops a check", async () => {
+    using store = await Store.make();
+    const layers = (i: number) => Array.from({ length: 12 }, (_, n) => `layer-${i}-${n}`);
+    const line = (i: number) => ({ reference: `acme/app:${i}`, metadata: metadataOf(`image-${i}`, layers(i)) });
+    await store.persist(Array.from({ length: 4000 }, (_, i) => line(i)));
+    await using server = await Server.start(store.path);
+    const answer = server.get("/v1/check");
+    await Bun.sleep(200);
+    expect(await server.stop()).toBe(0);
+    const { status, text } = await answer;
+    expect({ status, code: JSON.parse(text).code }).toEqual({ status: 503, code: "interrupted" });
   });
 
   test("SIGHUP does nothing", async () => {
@@ -409,6 +423,21 @@ describe("larder --serve", () => {
     expect((await server.get("/v1/images")).text).toBe("[]\n");
     expect(await server.stop()).toBe(0);
     expect(existsSync(join(home, "db"))).toBe(false);
+  });
+
+  test.each<[string, string, string | undefined, number]>([
+    ["PUT", "/v1/image?reference=python:3.12", undefined, 404],
+    ["PUT", "/v1/image?reference=python:3.12", "{}", 422],
+    ["PUT", "/v1/image?reference=NOT+ONE", JSON.stringify(metadataOf("web", ["base"])), 422],
+    ["POST", "/v1/images", "", 200],
+    ["POST", "/v1/images", "{}\n", 200],
+  ])("makes no catalogue where nothing is put on record: %s %s %p", async (method, target, body, status) => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path, { args: ["--allow-writes"] });
+    const headers = { "content-type": method === "POST" ? "application/x-ndjson" : "application/json" };
+    const answer = await server.ask(method, target, body === undefined ? {} : { body, headers });
+    expect(answer.status).toBe(status);
+    expect(existsSync(join(folder.path, "db"))).toBe(false);
   });
 
   test("shows its help, and refuses flags that it does not have", async () => {

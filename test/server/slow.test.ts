@@ -50,6 +50,29 @@ describe("a slow client", () => {
   }, 60_000);
 });
 
+describe("a client that says nothing more", () => {
+  test.concurrent("is cut off, whatever it was answered", async () => {
+    using folder = new TemporaryFolder();
+    const token = join(folder.path, "token");
+    writeFileSync(token, TOKEN, { mode: 0o600 });
+    await using tcp = await Server.start(folder.path, { address: "127.0.0.1:0", args: ["--token-file", token] });
+    /** Asks once, and gives the status when the server has closed the connection. */
+    const ask = (target: string) =>
+      new Promise<number>((resolve) => {
+        let text = "";
+        const socket = connect(Number(new URL(tcp.origin).port), "127.0.0.1", () =>
+          socket.write(`GET ${target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${TOKEN}\r\n\r\n`),
+        );
+        socket.on("data", (data) => {
+          text += data;
+        });
+        socket.on("close", () => resolve(statusOf(text)));
+      });
+    const targets = ["/v1/images", "/v1/image?reference=python:3.12", "/v1/images?cursor=x", "/nothing"];
+    expect(await Promise.all(targets.map(ask))).toEqual([200, 404, 422, 404]);
+  }, 60_000);
+});
+
 describe("a catalogue under a lock", () => {
   test.concurrent("that is locked is busy for writes, and is read all the same", async () => {
     using store = await Store.make(IMAGES);
