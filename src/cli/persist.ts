@@ -1,6 +1,6 @@
-import { statSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { asCatalogueError } from "../db/write.ts";
-import { asLarderError, LarderError } from "../error.ts";
+import { asLarderError, LarderError, namingPath } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
 import { openOrCreate, withLarder } from "../larder.ts";
@@ -14,6 +14,7 @@ import { complain, emitList } from "./terminal.ts";
 
 // Images a transaction: long enough to be fast, short enough that msb does not wait.
 const BATCH = 200;
+const CHUNK = 256 * 1024;
 const LF = 10;
 
 export default defineCommand({
@@ -82,15 +83,14 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   if (first.done) return outcome;
   const bar = progressBar("persisted");
   await withLarder(openOrCreate(home), async (larder) => {
-    for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
-      try {
+    try {
+      for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
         outcome.done.push(...persist(larder, batch.value));
-      } catch (error) {
-        // What was committed before is on record, and is to be reported.
-        outcome.failed.push(asLarderError(asCatalogueError(home.database, error)));
-        return;
+        bar.show(outcome.done.length);
       }
-      bar.show(outcome.done.length);
+    } catch (error) {
+      // What was committed before is on record, and is to be reported.
+      outcome.failed.push(asLarderError(asCatalogueError(home.database, error)));
     }
   }).finally(bar.end);
   return outcome;
@@ -117,7 +117,7 @@ async function* readBatches(path: string, failed: LarderError[]): AsyncGenerator
 async function* readLines(path: string): AsyncGenerator<[number: number, line: Uint8Array]> {
   let number = 0;
   let parts: Uint8Array[] = [];
-  for await (const chunk of openInput(path).stream()) {
+  for await (const chunk of path === "-" ? Bun.stdin.stream() : readChunks(path)) {
     let start = 0;
     for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
       yield [++number, Buffer.concat([...parts, chunk.subarray(start, end)])];
@@ -129,9 +129,25 @@ async function* readLines(path: string): AsyncGenerator<[number: number, line: U
   yield [number + 1, Buffer.concat(parts)];
 }
 
+// Not `Bun.file(path).stream()`: its errors name no file, and of /dev/null it makes one.
+function* readChunks(path: string): Generator<Uint8Array> {
+  const fd = openSync(path, "r");
+  try {
+    for (;;) {
+      const chunk = Buffer.alloc(CHUNK);
+      const length = namingPath(path, () => readSync(fd, chunk));
+      if (length === 0) return;
+      yield chunk.subarray(0, length);
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
 async function readShared(path: string): Promise<ImageMetadata> {
   const source = path === "-" ? "standard input" : path;
-  return parseMetadata(decode(await openInput(path).bytes(), source), source);
+  const bytes = path === "-" ? await Bun.stdin.bytes() : namingPath(path, () => readFileSync(path));
+  return parseMetadata(decode(bytes, source), source);
 }
 
 // As strict as for the cache's own files: msb would not read such metadata either, and a label must not be altered.
@@ -141,11 +157,4 @@ function decode(bytes: Uint8Array, where: string): string {
   } catch (error) {
     throw new LarderError("invalid", `${where}: not UTF-8 text`, error);
   }
-}
-
-function openInput(path: string): Bun.BunFile {
-  if (path === "-") return Bun.stdin;
-  // A stream of a folder fails without naming it.
-  if (statSync(path).isDirectory()) throw new LarderError("failed", `cannot read "${path}": it is a directory`);
-  return Bun.file(path);
 }

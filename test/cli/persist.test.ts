@@ -1,8 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import { chmodSync, chownSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
+import { hasTool } from "../tools.ts";
 import { Catalogue, digest, metadata, SOUND, snapshot } from "./catalogue.ts";
 
 /** Persists references from metadata on standard input, and fails with larder's words. */
@@ -446,6 +447,30 @@ describe("persist", () => {
 });
 
 describe("persist --batch", () => {
+  test.skipIf(!hasTool("strace"))("tells what is on record where the file cannot be read to its end", async () => {
+    using folder = new TemporaryFolder();
+    const file = join(folder.path, "batch.jsonl");
+    const padded = metadata({ labels: { padding: "x".repeat(1000) } });
+    writeFileSync(file, Array.from({ length: 1000 }, (_, i) => `${line(`image:${i}`, padded)}\n`).join(""));
+    const under = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", file, "-e", "inject=read,pread64:error=EIO:when=4+"];
+    const { code, stdout, stderr } = await run(["persist", "--batch", file, "--home", folder.path], { under });
+    expect(code).toBe(1);
+    const told = stdout.split("\n").filter((line) => line.startsWith("persisted "));
+    expect(told.length).toBeGreaterThan(100);
+    expect(references(folder.path)).toHaveLength(told.length);
+    expect(stderr).toBe(`larder: cannot read "${file}": the device reported an input/output error\n`);
+  });
+
+  test.each(["/dev/null", "FIFO"])("reads from %s", async (source) => {
+    using folder = new TemporaryFolder();
+    const fifo = join(folder.path, "fifo");
+    if (source === "FIFO") Bun.spawn(["sh", "-c", `mkfifo ${fifo}; echo '${line("one:1")}' > ${fifo}`]);
+    while (source === "FIFO" && !existsSync(fifo)) await Bun.sleep(5);
+    const { code, stderr } = await larder(folder.path, "persist", "--batch", source === "FIFO" ? fifo : source);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(existsSync(join(folder.path, "db"))).toBe(source === "FIFO");
+  });
+
   test("names bad lines by their number, skips them, and keeps the rest", async () => {
     using folder = new TemporaryFolder();
     const home = join(folder.path, "home");
