@@ -2,7 +2,7 @@ import { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { exitCode, LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
-import { type Larder, openToRead, openToWrite } from "../larder.ts";
+import { type Larder, openEmpty, openToRead, openToWrite } from "../larder.ts";
 import type { DiskReport } from "../ops/report.ts";
 import { printable } from "../output/table.ts";
 import { count } from "../output/units.ts";
@@ -25,10 +25,10 @@ export function sayUnsafe(rows: string[]): void {
 }
 
 /**
- * Opens a home for a command that sweeps, to read where it only plans. Undefined, and said, where there is nothing to do:
- * no catalogue and no file. Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same.
+ * Opens a home for a command that sweeps, to read where it only plans. Where there is neither a catalogue nor a file, that
+ * is said, and it is an empty one. Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same.
  */
-export function openToSweep(home: Home, isDryRun: boolean, verb: string): Larder | undefined {
+export function openToSweep(home: Home, isDryRun: boolean, verb: string): Larder {
   const larder = isDryRun ? openToRead(home) : openToWrite(home);
   if (larder) return larder;
   for (const { path } of scanCache(new CachePaths(home.cache)))
@@ -37,7 +37,7 @@ export function openToSweep(home: Home, isDryRun: boolean, verb: string): Larder
       `nothing was swept: there is no catalogue at "${home.database}" to account for "${path}"`,
     );
   say(`Nothing to ${verb} (there is no catalogue at "${home.database}")`);
-  return undefined;
+  return openEmpty(home);
 }
 
 /** Says why only staging was swept, and returns the exit code for it. */

@@ -26,7 +26,6 @@ export default defineCommand({
   async run({ flags, format, home }) {
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
     const larder = openToSweep(home(), flags["dry-run"], "collect");
-    if (!larder) return 0;
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const report = await withLarder(larder, (larder) =>

@@ -64,7 +64,6 @@ export default defineCommand({
     const policy = parsePolicy({ ...flags, keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)] });
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
     const larder = openToSweep(home(), flags["dry-run"], "prune");
-    if (!larder) return 0;
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const report = await withLarder(larder, (larder) =>

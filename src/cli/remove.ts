@@ -1,12 +1,11 @@
-import { openToRead, openToWrite, withLarder } from "../larder.ts";
-import { notFound } from "../ops/images.ts";
+import { openEmpty, openToRead, openToWrite, withLarder } from "../larder.ts";
 import { type RemoveReport, remove } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand, firstFailure } from "./command.ts";
 import { sayDisk, sayUnsafe } from "./disk.ts";
-import { complain, emit } from "./terminal.ts";
+import { complain, emit, say } from "./terminal.ts";
 
 export default defineCommand({
   name: "remove",
@@ -39,11 +38,8 @@ export default defineCommand({
   async run({ flags, operands, format, home }) {
     const where = home();
     const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
-    if (!larder) {
-      if (flags.ignore) return 0;
-      throw notFound(operands[0]!);
-    }
-    const report = await withLarder(larder, (larder) =>
+    if (!larder) say(`There is no catalogue at "${where.database}"`);
+    const report = await withLarder(larder ?? openEmpty(where), (larder) =>
       remove(larder, {
         references: operands,
         force: flags.force,

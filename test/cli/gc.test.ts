@@ -508,11 +508,13 @@ describe("larder gc", () => {
       expect(store.fingerprint()).toEqual(before);
     });
 
-    test("has nothing to say of a home without database and cache", async () => {
+    test("has nothing to collect in a home without database and cache", async () => {
       using store = await Store.make();
-      const { code, stderr } = await larder(store.path, "gc");
+      const before = store.fingerprint();
+      const { code, stdout, stderr } = await larder(store.path, "gc", "--format", "json");
       expect([code, stderr]).toEqual([0, expect.stringContaining("Nothing to collect")]);
-      expect(store.files()).toEqual([]);
+      expect(JSON.parse(stdout)).toMatchObject({ manifests: [], layers: [], files: [], dry_run: false });
+      expect(store.fingerprint()).toEqual(before);
     });
 
     const sound: [what: string, prepare: (store: Store) => void][] = [

@@ -122,8 +122,11 @@ describe("larder remove", () => {
   test("says not found where there is no catalogue, and makes none", async () => {
     using store = await Store.make();
     const before = store.fingerprint();
-    expect(await larder(store.path, "rm", ONE)).toMatchObject({ code: 3 });
-    expect(await larder(store.path, "rm", "--ignore", ONE)).toMatchObject({ code: 0 });
+    const { code, stdout, stderr } = await larder(store.path, "rm", ONE, TWO, "--format", "json");
+    expect(code).toBe(3);
+    expect(stderr).toContain(`There is no catalogue at "${store.database}"`);
+    expect(JSON.parse(stdout).refused.map(({ reference }: { reference: string }) => reference)).toEqual([ONE, TWO]);
+    expect((await larderJson(store.path, ["rm", "--ignore", ONE])).refused).toEqual([]);
     expect(store.fingerprint()).toEqual(before);
   });
 
