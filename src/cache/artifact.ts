@@ -25,10 +25,10 @@ const FORMAT_MASK = 0o170000;
 
 /**
  * Whether msb would reject an artifact with this fault, and make it anew. A folder it rejects too, but that may hold
- * anything; a short file and a wrong checksum it does not see.
+ * anything; a short file and a wrong checksum it does not see, and a link it follows.
  */
 export function isRejected(fault: ArtifactFault | undefined): boolean {
-  return fault === "empty" || fault === "misaligned" || fault === "not-erofs" || fault === "is-link";
+  return fault === "empty" || fault === "misaligned" || fault === "not-erofs";
 }
 
 /**

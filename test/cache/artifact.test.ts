@@ -139,7 +139,7 @@ describe("isRejected", () => {
     ["empty", true],
     ["misaligned", true],
     ["not-erofs", true],
-    ["is-link", true],
+    ["is-link", false],
     ["missing", false],
     ["truncated", false],
     ["is-folder", false],
