@@ -21,6 +21,9 @@ export const LOCK_FOLDER = "flat/locks";
 
 export type Folder = (typeof FOLDERS)[number];
 
+// Those whose files a VMDK joins.
+const JOINED = ["layers", "fsmeta"] as const;
+
 /** What a file in the cache is. `blob` is a layer as downloaded, `staging` is scratch, `foreign` is not msb's. */
 export type Kind =
   | "metadata"
@@ -77,14 +80,16 @@ export function vmdkName(manifest: Digest): string {
 
 /** The files of one cache, by what they belong to. */
 export class CachePaths {
-  private resolvedRoot: string | undefined;
+  private readonly resolved = new Map<Folder, string>();
 
   constructor(readonly root: string) {}
 
-  /** The root with no link in it, as msb writes it into a VMDK; as given where it does not exist. */
-  get realRoot(): string {
-    this.resolvedRoot ??= existsSync(this.root) ? realpathSync(this.root) : this.root;
-    return this.resolvedRoot;
+  // With no link in it, as msb writes it into a VMDK; as it is where it does not exist.
+  private realFolder(folder: Folder): string {
+    const path = this.folder(folder);
+    const real = this.resolved.get(folder) ?? (existsSync(path) ? realpathSync(path) : path);
+    this.resolved.set(folder, real);
+    return real;
   }
 
   folder(folder: Folder | typeof LOCK_FOLDER): string {
@@ -151,14 +156,18 @@ export class CachePaths {
   }
 
   /**
-   * Where the file that an extent of a VMDK names lies in this cache, as msb writes it: with no link in the root.
+   * Where the file that an extent of a VMDK names lies in this cache, as msb writes it: with no link in the folder's path.
    * Undefined for a path that is none of a cache.
    */
   relocated(path: string): string | undefined {
-    const folder = basename(dirname(path));
-    if (folder !== "layers" && folder !== "fsmeta") return undefined;
+    const parent = dirname(path);
+    // A folder that is a link may have another name where it leads to.
+    const folder =
+      JOINED.find((folder) => this.realFolder(folder) === parent) ??
+      JOINED.find((folder) => basename(parent) === folder);
+    if (!folder) return undefined;
     const { kind } = this.classify(folder, basename(path));
-    return kind === "layer" || kind === "fsmeta" ? join(this.realRoot, folder, basename(path)) : undefined;
+    return kind === "layer" || kind === "fsmeta" ? join(this.realFolder(folder), basename(path)) : undefined;
   }
 
   private metadataLock(key: string): string {

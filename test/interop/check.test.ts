@@ -8,6 +8,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
@@ -207,6 +208,20 @@ describe("an artifact that larder removes as invalid", () => {
     expect(await codes(folder.path)).toContain("artifact-truncated");
     await larderJson(folder.path, ["check", "--repair"], 5);
     expect(statSync(path).size).toBe(whole - 4096);
+  });
+});
+
+describe("a cache whose layers lie on another disk, behind a link", () => {
+  test("has no damage", async () => {
+    using linked = new TemporaryFolder();
+    const disk = join(linked.path, "disk");
+    mkdirSync(disk);
+    mkdirSync(join(linked.path, "cache"));
+    symlinkSync(disk, join(linked.path, "cache", "layers"));
+    await load(linked.path, [ARM]);
+    expect(readdirSync(disk)).not.toEqual([]);
+    const found = await codes(linked.path);
+    expect([...new Set(found)]).toEqual(["config-outdated", "erofs-size-unrecorded", "platform-outdated"]);
   });
 });
 

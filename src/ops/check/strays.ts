@@ -1,4 +1,5 @@
 import { manifestNamedBy } from "../../cache/metadata.ts";
+import { FOLDERS } from "../../cache/paths.ts";
 import { unneededLayers } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
@@ -24,7 +25,9 @@ export function* checkStrays(
 ): Generator<Problem> {
   const strays = findStrays(larder, grace);
   const targets = strays.targets.filter(({ path }) => !rebuilt.has(path));
-  const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path));
+  // A folder that is a link is none: msb follows it.
+  const folders = new Set(FOLDERS.map((folder) => larder.cache.folder(folder)));
+  const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path) && !folders.has(path));
   // While the catalogue does not account for its cache only scratch may go (design rule 2a).
   const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path));
   const unrecorded = isTouched ? (findPinnedUnrecorded(larder, pins) ?? findUnrecorded(larder, grace)) : undefined;
