@@ -10,6 +10,8 @@ export interface Target extends CacheFile {
   inode: number;
   mtimeMs: number;
   ctimeMs: number | null;
+  /** How many names it has, in the cache and elsewhere; 1 for a folder. */
+  links: number;
   /** Allocated bytes. */
   bytes: number;
 }
@@ -18,6 +20,7 @@ export interface Target extends CacheFile {
 export interface Deleted {
   kind: Kind;
   path: string;
+  /** Allocated bytes that this freed: none where the file has other names yet. */
   bytes: number;
 }
 
@@ -76,6 +79,7 @@ export function target(file: CacheFile): Target | Skipped | undefined {
     mtimeMs: stat.mtimeMs,
     // The other link of a file may go in the same sweep, and that changes its ctime.
     ctimeMs: stat.nlink > 1 ? null : stat.ctimeMs,
+    links: stat.isDirectory() ? 1 : stat.nlink,
     bytes: stat.isDirectory() ? measureTree(file.path).allocated : allocatedBytes(stat),
   };
 }
@@ -145,10 +149,9 @@ function deleteBatch(targets: Target[], first: number, work: RunningWork, guard:
     if ((kind === "metadata") !== isOfMetadata) break;
     try {
       const obstacle = work.obstacleOf(file);
-      const reason = obstacle === undefined ? deleteOne(file, guard) : `a pull or load is running ("${obstacle}")`;
-      if (reason === GONE) report.deleted.push({ kind, path, bytes: 0 });
-      else if (reason === undefined) report.deleted.push({ kind, path, bytes: file.bytes });
-      else report.skipped.push({ kind, path, reason });
+      const done = obstacle === undefined ? deleteOne(file, guard) : `a pull or load is running ("${obstacle}")`;
+      if (typeof done === "number") report.deleted.push({ kind, path, bytes: done });
+      else report.skipped.push({ kind, path, reason: done });
     } catch (error) {
       report.failed.push({ kind, path, reason: asLarderError(error).message });
     }
@@ -193,20 +196,19 @@ class RunningWork {
   }
 }
 
-function deleteOne(file: Target, guard: Guard): string | undefined {
+// The bytes that this freed, or the reason why the file stays.
+function deleteOne(file: Target, guard: Guard): number | string {
   const reason = guard.wanted(file);
   if (reason !== undefined) return reason;
   using lock = file.lock === undefined ? NO_LOCK : FileLock.take(file.lock);
   if (!lock) return `its lock is held ("${file.lock}")`;
   const now = measure(file.path);
-  if (!now) return GONE;
+  // Somebody else has deleted it meanwhile: done, but the bytes are not larder's.
+  if (!now) return 0;
   if (!isSame(now, file)) return "it changed meanwhile";
   remove(file, now);
-  return undefined;
+  return now.isDirectory() || now.nlink === 1 ? file.bytes : 0;
 }
-
-// Somebody else has deleted it meanwhile: done, but the bytes are not larder's.
-const GONE = "gone";
 
 const NO_LOCK = { [Symbol.dispose]() {} };
 

@@ -1,5 +1,7 @@
 import type { Kind } from "../cache/paths.ts";
+import { refuseLostLayers } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
+import { LarderError } from "../error.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
 import { planCollection } from "./collect.ts";
@@ -42,15 +44,14 @@ export interface DfReport {
 
 const KINDS: DfKind[] = ["layer", "fsmeta", "vmdk", "flat_ref", "flat_blob", "metadata", "staging", "lock", "stray"];
 
-/** Accounts for the cache, file by file, each byte once. `pins` that cannot be read make nothing reclaimable. */
+/** Accounts for the cache, file by file, each byte once. Where a gc would refuse, nothing is reclaimable. */
 export function df(larder: Larder): DfReport {
   const pins = new PinWatch(larder);
   const usage = measureUsage(larder, pins);
   const strays = findStrays(larder, DEFAULT_GRACE_MS);
   const unaccounted = new Set([...strays.targets, ...strays.skipped].map(({ path }) => path));
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
-  const isReadable = pins.read().unreadable.length === 0;
-  const collection = isReadable
+  const collection = isCollectable(larder, pins)
     ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays, look: targetsIn(usage) })
     : undefined;
   const reclaimable = withoutLinked(usage.files, new Set(collection?.targets.map(({ path }) => path)));
@@ -65,6 +66,18 @@ export function df(larder: Larder): DfReport {
     file_system: { total_bytes, used_bytes: total_bytes - free_bytes, free_bytes },
     images: usage.images.map((image) => toImage(image, usage)),
   };
+}
+
+// A gc refuses where it cannot tell what is in use, or who needs a layer.
+function isCollectable({ db, home }: Larder, pins: PinWatch): boolean {
+  if (pins.read().unreadable.length > 0) return false;
+  try {
+    refuseLostLayers(db, home.database);
+    return true;
+  } catch (error) {
+    if (error instanceof LarderError && error.code === "damaged") return false;
+    throw error;
+  }
 }
 
 // The blocks of a file with several links are free once the last of them goes.

@@ -47,6 +47,6 @@ export function plannedRows({ manifests, layers, leaving }: CollectionPlan): Col
 }
 
 function reportRows({ unsafe, unaccounted }: CollectionPlan, { manifests, layers, spared }: CollectedRows) {
-  // Sorted, since a plan finds layers in another order than the transactions that delete them.
-  return { manifests, layers: layers.toSorted(), unsafe, spared, unaccounted };
+  // Sorted, since a plan finds them in another order than the transactions that delete them.
+  return { manifests: manifests.toSorted(), layers: layers.toSorted(), unsafe, spared, unaccounted };
 }

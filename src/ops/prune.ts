@@ -108,7 +108,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
 
 function readState(
   larder: Larder,
-  { files, orphans }: Usage,
+  { files, images, orphans }: Usage,
   used: UsedImage[],
   strays: Strays,
   now: number,
@@ -119,18 +119,45 @@ function readState(
   const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
   const orphaned = orphans.filter(isDigest).map((diffId) => cache.layer(diffId).path);
   const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
-  const sum = (some: UsedFile[]) => some.reduce((total, { allocated }) => total + allocated, 0);
+  const { units, bytes } = unitsOf(files);
+  // What an image needs that no policy may take stays, and so does a file that is nobody's and no garbage either.
+  const staying = images.filter(({ manifest }) => !isDigest(manifest.digest)).flatMap(({ files }) => files);
+  const isKept = ({ path }: UsedFile) => !garbage.has(path);
+  for (const [i, file] of files.entries()) if (file.images === 0 && isKept(file)) staying.push(i);
+  for (const file of staying) bytes[units[file]!] = 0;
+  const kept = new Set(units.filter((_, i) => isKept(files[i]!)));
+  const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
   const { total_bytes, free_bytes } = fileSystemOf(cache.root);
   return {
-    images: used.map((image) => toPruneImage(cache, image, files, { isWorking, isLoading, now, grace })),
-    files: files.map(({ allocated }) => allocated),
+    images: used.map((image) => ({
+      ...toPruneImage(cache, image, files, { isWorking, isLoading, now, grace }),
+      files: [...new Set(image.files.map((file) => units[file]!))],
+    })),
+    files: bytes,
     disk: {
-      cacheBytes: sum(files),
-      garbageBytes: sum(files.filter(({ path }) => garbage.has(path))),
+      cacheBytes: sum(files.map(({ allocated }) => allocated)),
+      garbageBytes: sum(bytes.filter((_, unit) => !kept.has(unit))),
       totalBytes: total_bytes,
       freeBytes: free_bytes,
     },
   };
+}
+
+// Names of one file are one unit, that of the first of them: its blocks are free once all have gone, and never where there
+// are others outside of the cache.
+function unitsOf(files: UsedFile[]): { units: number[]; bytes: number[] } {
+  const units = files.map((_, i) => i);
+  const bytes = files.map(({ allocated }) => allocated);
+  const linked = new Map<string, { unit: number; elsewhere: number }>();
+  for (const [i, { link }] of files.entries()) {
+    if (!link) continue;
+    const known = linked.get(link.inode) ?? { unit: i, elsewhere: link.of };
+    linked.set(link.inode, known);
+    known.elsewhere--;
+    units[i] = known.unit;
+  }
+  for (const { unit, elsewhere } of linked.values()) if (elsewhere > 0) bytes[unit] = 0;
+  return { units, bytes };
 }
 
 /** What runs while the plan is made, which some images must not be taken from. */
@@ -142,8 +169,13 @@ interface Moment {
   grace: number;
 }
 
-function toPruneImage(cache: CachePaths, image: UsedImage, measured: UsedFile[], moment: Moment): PruneImage {
-  const { manifest, canonicals, lastUsed, pinnedBy, files } = image;
+function toPruneImage(
+  cache: CachePaths,
+  image: UsedImage,
+  measured: UsedFile[],
+  moment: Moment,
+): Omit<PruneImage, "files"> {
+  const { manifest, canonicals, lastUsed, pinnedBy } = image;
   const names = manifest.names.map(({ id, reference, createdAt }, i) => ({
     id,
     reference,
@@ -158,7 +190,6 @@ function toPruneImage(cache: CachePaths, image: UsedImage, measured: UsedFile[],
     names,
     lastUsed,
     pinnedBy,
-    files,
     ...(locked !== undefined && { locked }),
   };
 }
@@ -242,7 +273,8 @@ function report(
     };
   });
   const target = plan.target && { ...plan.target, left };
-  return { decisions, target, ...rows, layers: rows.layers.toSorted(), unsafe, unaccounted };
+  const [manifests, layers] = [rows.manifests.toSorted(), rows.layers.toSorted()];
+  return { decisions, target, ...rows, manifests, layers, unsafe, unaccounted };
 }
 
 const STAYS = { action: "keep", bytes: 0 } as const;

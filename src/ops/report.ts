@@ -29,7 +29,12 @@ export function reportDeleted(larder: Larder, { deleted, skipped, failed }: Dele
 
 /** The report of files that a dry run would delete. */
 export function reportPlanned(larder: Larder, targets: Target[], left: Skipped[]): DiskReport {
-  const files = targets.map(({ kind, path, bytes }) => ({ kind, path, bytes }));
+  const names = new Map<number, number>();
+  const files = targets.map(({ kind, path, inode, links, bytes }) => {
+    const left = (names.get(inode) ?? links) - 1;
+    names.set(inode, left);
+    return { kind, path, bytes: left === 0 ? bytes : 0 };
+  });
   return { ...head(larder), dry_run: true, files, skipped: left, failed: [], bytes_reclaimed: sum(files) };
 }
 

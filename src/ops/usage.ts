@@ -55,7 +55,7 @@ export function targetsIn({ files }: Usage): Measure {
     // A folder, or a further link to blocks that were counted already, is seldom met, and measured for itself.
     if (!used || used.isFolder || used.link) return used && target(file);
     const { inode, mtimeMs, ctimeMs, allocated } = used;
-    return { ...file, inode, mtimeMs, ctimeMs, bytes: allocated };
+    return { ...file, inode, mtimeMs, ctimeMs, links: 1, bytes: allocated };
   };
 }
 
@@ -90,10 +90,15 @@ export function measureUsage(larder: Larder, pins: PinWatch, entries = scanEvery
 // msb refreshes a layer for every image that has it, so it tells about this image only where no other has it. One use
 // that cannot be dated makes the latest unknown; an untagged image has only its own age to go by.
 function lastUse({ createdAt, names, layers }: ManifestUsage): number | null {
-  const uses = names.length > 0 ? names.map((name) => name.updatedAt ?? name.createdAt) : [createdAt];
+  const uses = names.length > 0 ? names.map(lastUseOfName) : [createdAt];
   const own = layers.filter(({ manifests }) => manifests === 1).map(({ lastUsedAt }) => lastUsedAt ?? 0);
   const dated = uses.filter((use) => use !== null);
   return dated.length === uses.length ? Math.max(...dated, ...own) : null;
+}
+
+// A time that is there and cannot be read may be any.
+function lastUseOfName({ storedUpdatedAt, updatedAt, createdAt }: ManifestUsage["names"][number]): number | null {
+  return storedUpdatedAt === null ? createdAt : updatedAt;
 }
 
 interface FileIndex {

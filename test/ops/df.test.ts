@@ -177,6 +177,16 @@ describe("df", () => {
     expect(await expectReclaimed(store, report)).toBe(12_288);
   });
 
+  test("calls nothing reclaimable where the row of a layer is lost, and a gc refuses", () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { base: 40_960 } });
+    store.file(join(store.cache, "layers", "stray"), 12_288);
+    expect(account(store).total.reclaimable_bytes).toBe(12_288);
+    store.db.run("PRAGMA foreign_keys = OFF");
+    store.db.run("DELETE FROM layer");
+    expect(account(store).total.reclaimable_bytes).toBe(0);
+  });
+
   test("counts hard links inside a staging folder once", () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"] });

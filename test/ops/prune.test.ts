@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, lstatSync, utimesSync } from "node:fs";
+import { existsSync, linkSync, lstatSync, rmSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import type { Larder } from "../../src/larder.ts";
@@ -14,7 +14,7 @@ import { PinWatch } from "../../src/ops/pins.ts";
 import { type PruneReport, prune } from "../../src/ops/prune.ts";
 import type { PrunePolicy } from "../../src/ops/prune-plan.ts";
 import { sweep } from "../../src/ops/sweep.ts";
-import { DAY, MINUTE, Store } from "./prune-store.ts";
+import { allocatedIn, DAY, MINUTE, Store } from "./prune-store.ts";
 
 const OPTIONS: CollectOptions = { grace: 10 * MINUTE, sweepUnrecorded: false };
 
@@ -302,6 +302,56 @@ describe("prune", () => {
     expect(skipped.map(({ path }) => path).sort()).toEqual(files.sort());
     const left = files.reduce((sum, path) => sum + lstatSync(path).blocks * 512, 0);
     expect(target).toMatchObject({ missing: 0, left });
+  });
+
+  describe("where two names are one file", () => {
+    const MIB = 1024 * 1024;
+
+    /** Two images, the layer of the older one linked to another place. */
+    function linked(place: (store: Store) => string): Store {
+      const store = new Store();
+      store.image({ names: ["acme/a:1"], used: 40 * DAY, layers: { a: MIB } });
+      store.image({ names: ["acme/b:1"], used: 30 * DAY, layers: { b: MIB } });
+      rmSync(place(store), { force: true });
+      linkSync(store.layerPath("a"), place(store));
+      return store;
+    }
+
+    const cases: [string, (store: Store) => string, string[], number][] = [
+      ["that of the other image", (store) => store.layerPath("b"), [], MIB],
+      ["one outside of the cache", (store) => join(store.home, "backup"), ["acme/a:1"], MIB],
+    ];
+    test.each(cases)("frees what a budget asks for: %s", async (_, place, kept, needed) => {
+      using store = linked(place);
+      const before = allocatedIn(store.cache);
+      const { target, bytes_reclaimed } = await pruneStore(store, { maxSize: before - needed });
+      expect(target).toMatchObject({ needed, missing: 0, left: 0 });
+      expect(store.references()).toEqual(kept);
+      expect(before - allocatedIn(store.cache)).toBe(bytes_reclaimed);
+      expect(target!.planned).toBe(bytes_reclaimed);
+    });
+
+    test("plans what it then frees", async () => {
+      using store = linked((store) => store.layerPath("b"));
+      using home = store.open();
+      const policy = { keep: [], minAge: 0, unused: true };
+      const plan = await prune(home.larder, { ...OPTIONS, dryRun: true, policy });
+      const report = await prune(home.larder, { ...OPTIONS, dryRun: false, policy });
+      expect(plan.files).toEqual(report.files);
+      expect(plan.bytes_reclaimed).toBe(report.bytes_reclaimed);
+      expect(allocatedIn(store.cache)).toBe(0);
+    });
+  });
+
+  test("does not count on a layer that an image which no policy may take has, too", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], used: 40 * DAY, layers: { base: 40_960 } });
+    store.image({ names: ["acme/bad:1"], used: 30 * DAY, layers: { base: 40_960 }, bare: true });
+    store.db.run("UPDATE manifest SET digest = 'no digest' WHERE id = 2");
+    const report = await pruneStore(store, { maxSize: 0 });
+    expect(report.target!.planned).toBe(report.bytes_reclaimed);
+    expect(report.target!.missing).toBeGreaterThanOrEqual(40_960);
+    expect(existsSync(store.layerPath("base"))).toBe(true);
   });
 
   test("says when each image was last used", async () => {

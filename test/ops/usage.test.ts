@@ -52,6 +52,13 @@ describe("measureUsage", () => {
     expect(lastUses(store)).toEqual({ "acme/a:1": 3 });
   });
 
+  test("knows no last use where a time is on record that cannot be read", () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], used: 2 * DAY, created: 400 * DAY });
+    store.db.run("UPDATE image_ref SET updated_at = 'Mon Nov 23 16:00:00 2026'");
+    expect(lastUses(store)).toEqual({ "acme/a:1": null });
+  });
+
   test("does not make an image older by a layer that was last used before it", () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], used: 2 * DAY, layersUsed: 50 * DAY });
