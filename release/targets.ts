@@ -8,14 +8,9 @@ export interface Target {
   compile: Bun.Build.CompileTarget;
   /** The npm package that carries its runtime. */
   runtime: string;
-  arch: "x86_64" | "aarch64";
-  /** Files beside the executable that must be on the host, by their sonames; the first is the loader. */
-  needs: string[];
 }
 
-const GLIBC = ["libc.so.6", "libpthread.so.0", "libdl.so.2", "libm.so.6"];
-
-/** Every target of a release. What they need is read from each executable as well, and must agree. */
+/** Every target of a release. */
 export const TARGETS: Target[] = [
   target("linux-x64", "bun-linux-x64", "bun-linux-x64"),
   target("linux-x64-baseline", "bun-linux-x64-baseline", "bun-linux-x64-baseline"),
@@ -26,10 +21,7 @@ export const TARGETS: Target[] = [
 ];
 
 function target(name: string, compile: Target["compile"], runtime: string): Target {
-  const arch = name.includes("arm64") ? "aarch64" : "x86_64";
-  const loader = arch === "aarch64" ? "ld-linux-aarch64.so.1" : "ld-linux-x86-64.so.2";
-  const needs = name.endsWith("-musl") ? [`libc.musl-${arch}.so.1`, "libstdc++.so.6"] : [loader, ...GLIBC];
-  return { name, compile, runtime: `@oven/${runtime}`, arch, needs };
+  return { name, compile, runtime: `@oven/${runtime}` };
 }
 
 /** The target that this machine is, of those that `TARGETS` has. */

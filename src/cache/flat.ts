@@ -1,16 +1,16 @@
 import * as v from "valibot";
 import { isSystemError } from "../error.ts";
-import { type Digest, isDigest } from "../oci/digest.ts";
+import type { Digest } from "../oci/digest.ts";
+import { DigestSchema } from "../oci/metadata.ts";
 import { namesIn, readRegular } from "./file.ts";
 import type { CachePaths } from "./paths.ts";
 
-const digest = v.custom<Digest>(isDigest);
 // The fields that larder needs of a flat ref; msb writes more (interop §3).
 const FlatRef = v.object({
   schema: v.literal(1),
-  manifest_digest: digest,
-  derivation_digest: digest,
-  artifact_digest: digest,
+  manifest_digest: DigestSchema,
+  derivation_digest: DigestSchema,
+  artifact_digest: DigestSchema,
   virtual_size_bytes: v.number(),
 });
 

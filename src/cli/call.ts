@@ -21,5 +21,5 @@ function checkOperands({ name, operands: { least, most } }: Command, operands: s
       `${name} takes ${most === 0 ? "no argument" : `at most ${most}`}, and ${JSON.stringify(operands[most])} is one too many`,
     );
   if (operands.length < least)
-    throw new LarderError("usage", `${name} needs ${least === 1 ? "a reference" : `${least} arguments`}`);
+    throw new LarderError("usage", `${name} needs ${least === 1 ? "an argument" : `${least} arguments`}`);
 }

@@ -49,6 +49,7 @@ export interface Command<F extends Flags = Flags> {
 /** Where a command is loaded from, when it is run. */
 export type Loader = () => Promise<{ default: Command }>;
 
+/** Loads one. */
 export async function load(loader: Loader): Promise<Command> {
   return (await loader()).default;
 }

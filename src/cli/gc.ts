@@ -1,8 +1,9 @@
+import { parseDuration } from "../input/units.ts";
 import { withLarder } from "../larder.ts";
 import { type GcReport, gc } from "../ops/gc.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
-import { formatSize, parseDuration } from "../output/units.ts";
+import { formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
 import { openToSweep, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";

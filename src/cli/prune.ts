@@ -1,12 +1,13 @@
 import { readFileSync } from "node:fs";
 import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { parsePolicy } from "../input/policy.ts";
+import { parseDuration } from "../input/units.ts";
 import { withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type BudgetOutcome, type PruneReport, prune } from "../ops/prune.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable, renderTable } from "../output/table.ts";
-import { count, formatSize, parseDuration } from "../output/units.ts";
+import { count, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
 import { openToSweep, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";

@@ -1,3 +1,4 @@
+import { isErrno } from "../error.ts";
 import { majorOf } from "../host/device.ts";
 import { toJson, toJsonLines, toJsonParts, toLineParts } from "../output/json.ts";
 import { printable } from "../output/table.ts";
@@ -12,7 +13,7 @@ export async function print(text: string | Uint8Array): Promise<void> {
   try {
     if (!writeFile(text)) await Bun.write(Bun.stdout, text);
   } catch (error) {
-    if (!(error instanceof Error && "code" in error && error.code === "EPIPE")) throw error;
+    if (!isErrno(error, "EPIPE")) throw error;
   }
 }
 

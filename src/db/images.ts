@@ -1,7 +1,7 @@
 import type { Database } from "bun:sqlite";
 import { canonicalReference, isReference, spellings } from "../oci/reference.ts";
 import { type Row, RowReader } from "./row.ts";
-import { parseTimestamp, type Timestamp, writeTimestamp } from "./timestamp.ts";
+import { type Timestamp, writeTimestamp } from "./timestamp.ts";
 
 //   image_ref ── reference  as typed (interop §4), unique
 //             ── manifest_id ──► manifest
@@ -122,7 +122,7 @@ export function listUntagged(db: Database, after?: Place): ImageRow[] {
 
 /**
  * The rows that `text` means: the one typed exactly so, else every spelling of the same canonical reference
- * (interop §7 #4), else the manifest with that digest. Newest first.
+ * (interop §7 #4), else the untagged manifest with that digest. Newest first.
  */
 export function findImages(db: Database, text: string): ImageRow[] {
   const exact = selectByReferences(db, [text]);
@@ -177,21 +177,11 @@ function parseImage(row: Row): ImageRow {
     variant: read.text("variant"),
     layerCount: read.count("layer_count"),
     sizeBytes: read.integer("size_bytes"),
-    createdAt: timestamp(read, "created_at"),
+    createdAt: read.timestamp("created_at"),
     storedCreatedAt: typeof created_at === "string" ? created_at : null,
-    updatedAt: timestamp(read, "updated_at"),
+    updatedAt: read.timestamp("updated_at"),
     damage: read.damage,
   };
-}
-
-/** A timestamp column; what msb could not read is damage (interop §7 #26). */
-export function timestamp(read: RowReader, column: string): Timestamp | null {
-  const text = read.text(column);
-  if (text === null) return null;
-  return (
-    parseTimestamp(text) ??
-    read.damaged(column, `is not a time that msb can read: ${JSON.stringify(text.slice(0, 40))}`)
-  );
 }
 
 /** The labels of every image that has some, by manifest row; the text is JSON as stored. */

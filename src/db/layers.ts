@@ -1,6 +1,5 @@
 import type { Database } from "bun:sqlite";
 import type { LayerMetadata } from "../oci/metadata.ts";
-import { timestamp } from "./images.ts";
 import { type Row, RowReader } from "./row.ts";
 import { type Timestamp, writeTimestamp } from "./timestamp.ts";
 
@@ -57,8 +56,8 @@ export function listLayers(db: Database, manifestId: number): LayerRow[] {
         mediaType: read.text("media_type"),
         compressedSizeBytes: read.integer("compressed_size_bytes"),
         erofsSizeBytes: read.integer("erofs_size_bytes"),
-        createdAt: timestamp(read, "created_at"),
-        lastUsedAt: timestamp(read, "last_used_at"),
+        createdAt: read.timestamp("created_at"),
+        lastUsedAt: read.timestamp("last_used_at"),
         position: read.count("position"),
         damage: read.damage,
       };

@@ -1,3 +1,5 @@
+import { parseTimestamp, type Timestamp } from "./timestamp.ts";
+
 /** A row as SQLite returned it. Any column may hold any type: the schema is not strict, and other tools write too. */
 export type Row = Record<string, unknown>;
 
@@ -26,6 +28,16 @@ export class RowReader {
   count(column: string): number | null {
     const value = this.integer(column);
     return value === null ? null : Number(value);
+  }
+
+  /** A moment; what msb could not read is damage (interop §7 #26). */
+  timestamp(column: string): Timestamp | null {
+    const text = this.text(column);
+    if (text === null) return null;
+    return (
+      parseTimestamp(text) ??
+      this.damaged(column, `is not a time that msb can read: ${JSON.stringify(text.slice(0, 40))}`)
+    );
   }
 
   /** The column's JSON, checked by `accepts`. */

@@ -1,6 +1,6 @@
 import { LarderError } from "../error.ts";
 import type { Filter } from "../ops/images.ts";
-import { parseDuration } from "../output/units.ts";
+import { parseDuration } from "./units.ts";
 
 /** Parses `--filter` values; throws `usage`. */
 export function parseFilters(texts: string[]): Filter {

@@ -1,6 +1,6 @@
 import { LarderError } from "../error.ts";
 import type { PrunePolicy } from "../ops/prune-plan.ts";
-import { parseDuration, parsePercent, parseSize } from "../output/units.ts";
+import { parseDuration, parsePercent, parseSize } from "./units.ts";
 
 /** A policy as it is typed: the command's flags by their names. */
 export interface PolicyText {

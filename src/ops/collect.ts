@@ -300,6 +300,12 @@ function collectBatch(
   };
 }
 
+/** The rows of a plan, as a dry run reports them. */
+export function plannedRows({ manifests, layers, leaving }: CollectionPlan): CollectedRows {
+  const references = leaving.flatMap(({ drop }) => drop.map(({ reference }) => reference));
+  return { references, manifests, layers, spared: [] };
+}
+
 /** Whether any row went. */
 export function hasCollected({ references, manifests, layers }: CollectedRows): boolean {
   return references.length + manifests.length + layers.length > 0;

@@ -27,7 +27,7 @@ export type Measure = (file: CacheFile) => Target | Skipped | undefined;
 
 /**
  * The files of what is doomed, in the order in which a crash between two of them does least harm: metadata files
- * first, since one without its rows makes the catalogue look lost (rule 2a of the README's safety section).
+ * first, since one without its rows makes the catalogue look lost (`findUnrecorded`).
  * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob.
  */
 export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = [], look: Measure = target): Targets {

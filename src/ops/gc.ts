@@ -6,6 +6,7 @@ import {
   collectRows,
   hasCollected,
   planForDeletion,
+  plannedRows,
 } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
@@ -38,12 +39,6 @@ export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> 
   const deleted = await sweep(larder, plan.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
   return { ...reportRows(plan, rows), ...reportDeleted(larder, deleted, plan.skipped) };
-}
-
-/** The rows of a plan, as a dry run reports them. */
-export function plannedRows({ manifests, layers, leaving }: CollectionPlan): CollectedRows {
-  const references = leaving.flatMap(({ drop }) => drop.map(({ reference }) => reference));
-  return { references, manifests, layers, spared: [] };
 }
 
 function reportRows({ unsafe, unaccounted }: CollectionPlan, { manifests, layers, spared }: CollectedRows) {

@@ -16,8 +16,8 @@ import {
   hasCollected,
   type Leaving,
   planForDeletion,
+  plannedRows,
 } from "./collect.ts";
-import { plannedRows } from "./gc.ts";
 import { PinWatch } from "./pins.ts";
 import {
   type BudgetTarget,

@@ -21,13 +21,13 @@ export function parseAddress(text: string | undefined, home: Home): Address {
   return { kind: "tcp", host, port, isLoopback: isLoopback(host) };
 }
 
-// The kernel takes no longer one.
-const LONGEST_SOCKET_PATH = 107;
+// The kernel takes 107 bytes, and the name that the socket has until it is published is longer by 5.
+const LONGEST_SOCKET_PATH = 107 - 5;
 
 function parseUnix(text: string, path: string): Address {
   if (!path.startsWith("/"))
     throw new LarderError("usage", `${JSON.stringify(text)} is not an address: the socket's path must be absolute`);
-  if (Buffer.byteLength(path) > LONGEST_SOCKET_PATH - 10)
+  if (Buffer.byteLength(path) > LONGEST_SOCKET_PATH)
     throw new LarderError("usage", `the socket's path is too long: "${path}"`);
   return { kind: "unix", path };
 }

@@ -3,6 +3,7 @@ import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseFilters } from "../input/filter.ts";
 import { parsePolicy } from "../input/policy.ts";
+import { parseDuration } from "../input/units.ts";
 import { closeLarder, openToRead } from "../larder.ts";
 import type { CheckReport } from "../ops/check/report.ts";
 import type { DfReport } from "../ops/df.ts";
@@ -14,7 +15,6 @@ import type { RemoveReport } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { dfMetrics } from "../output/df-metrics.ts";
 import { toPrometheus } from "../output/prometheus.ts";
-import { parseDuration } from "../output/units.ts";
 import { PATIENCE_MS, type WarmHome } from "./catalogue.ts";
 import type { JobRunner } from "./jobs.ts";
 import type { Metrics } from "./metrics.ts";
@@ -397,8 +397,8 @@ async function runAlone<T extends GcReport | PruneReport | CheckReport>(
   services.running = operation;
   try {
     const report = await work();
-    if (report && "unaccounted" in report && report.unaccounted !== null) count("unaccounted");
-    else count(report && "failed" in report && report.failed.length > 0 ? "failed" : "success");
+    if ("unaccounted" in report && report.unaccounted !== null) count("unaccounted");
+    else count("failed" in report && report.failed.length > 0 ? "failed" : "success");
     return report;
   } catch (error) {
     count(error instanceof LarderError ? error.code : "internal");

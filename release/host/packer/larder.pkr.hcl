@@ -1,5 +1,5 @@
-# Puts larder into an image. Copy the `build` block's provisioners into your own template, or run this with a source:
-#   packer build -var source=amazon-ebs.base -var release=larder-0.1.0-linux-x64.tar.gz .
+# Puts larder into an image. Copy the `build` block's provisioners into your own template, or try them on this machine:
+#   packer build -var release=larder-0.1.0-linux-x64.tar.gz -var sha256=<its line in SHA256SUMS> .
 variable "release" {
   type        = string
   description = "The release's tarball."

@@ -28,7 +28,7 @@ export function* checkStrays(
   // A folder that is a link is none: msb follows it.
   const folders = new Set(FOLDERS.map((folder) => larder.cache.folder(folder)));
   const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path) && !folders.has(path));
-  // While the catalogue does not account for its cache only scratch may go (design rule 2a).
+  // While the catalogue does not account for its cache only scratch may go.
   const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path));
   const unrecorded = isTouched ? (findPinnedUnrecorded(larder, pins) ?? findUnrecorded(larder, grace)) : undefined;
   const isAccounted = unrecorded === undefined;
