@@ -55,9 +55,9 @@ function findDatabase(start: string, root: string): string {
 }
 
 function readConfig(path: string): Config {
-  let text: string;
+  let bytes: Uint8Array;
   try {
-    text = readFileSync(path, "utf8");
+    bytes = readFileSync(path);
   } catch (error) {
     if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return {};
     // This one comes from the read, which knows no path.
@@ -67,7 +67,8 @@ function readConfig(path: string): Config {
   }
   let document: unknown;
   try {
-    document = JSON.parse(text);
+    document = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
+    if (document === null || typeof document !== "object") throw new TypeError("it holds no JSON object");
   } catch (error) {
     // msb itself refuses to start on it, and a tool that deletes must not guess which cache was meant.
     throw new LarderError(
@@ -93,6 +94,7 @@ function pickPaths(document: unknown): Config {
   ] as const) {
     if (value === undefined || value === null) continue;
     if (typeof value !== "string") return {};
+    if (value.includes("\0")) throw new LarderError("failed", `the configuration's path for ${name} holds a NUL byte`);
     config[name] = value;
   }
   return config;

@@ -101,10 +101,7 @@ describe("resolveHome", () => {
   });
 
   test.each([
-    "null",
     "[]",
-    "5",
-    '"home"',
     "{}",
     '{"home":null,"paths":null}',
     '{"paths":{"cache":null}}',
@@ -128,12 +125,22 @@ describe("resolveHome", () => {
     ["a trailing comma", '{"home":"/x",}'],
     ["a comment", '{/**/"home":"/x"}'],
     ["no JSON", "home = /x"],
+    ["null", "null"],
+    ["a text", '"/x"'],
+    ["a number", "5"],
+    ["bytes that are no text", Buffer.from('{"home":"/\xff"}', "latin1")],
   ])("refuses a config that is malformed: %s", (_, text) => {
     using folder = new TemporaryFolder();
     const env = configured(folder.path, text);
     const { code, message } = refusal(() => resolveHome(undefined, env));
     expect(code).toBe("failed");
     expect(message).toStartWith(`cannot read the configuration "${join(folder.path, "config.json")}": `);
+  });
+
+  test("refuses a path that no file can have", () => {
+    using folder = new TemporaryFolder();
+    const env = configured(folder.path, '{"paths":{"cache":"/x\\u0000"}}');
+    expect(refusal(() => resolveHome(undefined, env)).message).toContain("NUL byte");
   });
 
   test("fails on a config that cannot be read, and does not take it for none", () => {

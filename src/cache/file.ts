@@ -29,7 +29,8 @@ export function linkedInode(stat: Stats): string | undefined {
 
 /**
  * What a folder and everything in it takes, links not followed: lengths of its files, and allocated bytes. The blocks
- * of a file with several links count once; those in `counted` count no more.
+ * of a file with several links count once; those in `counted` count no more. What lies in a folder of somebody else, who
+ * lets nobody read it, does not count.
  */
 export function measureTree(folder: string, counted = new Set<string>()): { bytes: number; allocated: number } {
   const stat = measure(folder);
@@ -40,11 +41,20 @@ export function measureTree(folder: string, counted = new Set<string>()): { byte
     if (inode !== undefined) counted.add(inode);
     return { bytes: stat.size, allocated: again ? 0 : allocatedBytes(stat) };
   }
-  const inside = namesIn(folder).map((name) => measureTree(join(folder, name), counted));
+  const inside = namesInReadable(folder).map((name) => measureTree(join(folder, name), counted));
   return inside.reduce((sum, each) => ({ bytes: sum.bytes + each.bytes, allocated: sum.allocated + each.allocated }), {
     bytes: 0,
     allocated: allocatedBytes(stat),
   });
+}
+
+function namesInReadable(folder: string): string[] {
+  try {
+    return namesIn(folder);
+  } catch (error) {
+    if (isErrno(error, "EACCES")) return [];
+    throw error;
+  }
 }
 
 /** The names in a folder; none where there is no folder. */

@@ -40,7 +40,7 @@ async function run({ commands, serve }: Program, argv: string[]): Promise<number
   if (name === undefined) return runRoot(commands, root.values);
   if (root.values.version) throw new LarderError("usage", "--version stands alone");
   const command = await findCommand(commands, name);
-  // What stood before the command's name counts as if it stood after it.
+  // What stood before the command's name, a flag that every command has, counts as if it stood after it.
   const before = argv.slice(0, argv.length - root.rest.length - 1);
   return runCommand(command, [...before, ...root.rest]);
 }

@@ -1,5 +1,15 @@
 import { Database, SQLiteError } from "bun:sqlite";
-import { closeSync, constants, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { isLocked } from "../host/flock.ts";
@@ -113,6 +123,7 @@ export function createCatalogue(path: string): void {
   explainSqlite(path, () => {
     if (isThere(path) && hasTables(path)) return;
     refuseLost(path);
+    refuseLink(path);
     const staged = `${path}.new`;
     // What a crash left of an earlier try, and of an empty database whose place this one takes.
     for (const file of [staged, `${staged}-journal`, `${staged}-wal`, `${staged}-shm`, `${path}-wal`, `${path}-shm`]) {
@@ -132,6 +143,15 @@ export function emptyCatalogue(): Database {
   const db = new Database(":memory:", OPTIONS);
   db.run(schema);
   return db;
+}
+
+// The new catalogue would take the link's place, and leave alone what it leads to: a disk that is not mounted, say.
+function refuseLink(path: string): void {
+  if (!lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) return;
+  throw new LarderError(
+    "failed",
+    `will not create the database "${path}": it is a link, and there is no catalogue where it leads (mount what it leads to, or remove the link)`,
+  );
 }
 
 function hasTables(path: string): boolean {

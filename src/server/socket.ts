@@ -8,6 +8,7 @@ import { adopt, makeFolder } from "../host/ownership.ts";
 export class SocketPlace {
   /** Where to listen at first: nobody can connect before `publish` has given it its mode and its name. */
   readonly staged: string;
+  private published: number | undefined;
 
   private constructor(
     readonly path: string,
@@ -47,11 +48,13 @@ export class SocketPlace {
   publish(): void {
     adopt(this.staged, dirname(this.path));
     chmodSync(this.staged, this.mode);
+    this.published = lstatSync(this.staged).ino;
     renameSync(this.staged, this.path);
   }
 
+  /** Takes its own socket away, and not what somebody has put in its place since. */
   [Symbol.dispose](): void {
-    rmSync(this.path, { force: true });
+    if (lstatSync(this.path, { throwIfNoEntry: false })?.ino === this.published) rmSync(this.path, { force: true });
     this.lock.release();
   }
 }

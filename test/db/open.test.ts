@@ -168,6 +168,16 @@ describe("createCatalogue", () => {
     expect(ask(path, "SELECT count(*) AS n FROM seaql_migrations")).toEqual([{ n: 6 }]);
   });
 
+  test.each(["nothing", "an empty file"])("leaves a link to %s as it is", (what) => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "msb.db");
+    const target = join(folder.path, "elsewhere.db");
+    if (what === "an empty file") writeFileSync(target, "");
+    symlinkSync(target, path);
+    expect(refusal(() => createCatalogue(path)).message).toContain("it is a link");
+    expect(readlinkSync(path)).toBe(target);
+  });
+
   test("does not touch a file that is no database", () => {
     using folder = new TemporaryFolder();
     const path = join(folder.path, "msb.db");

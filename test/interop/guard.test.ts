@@ -257,6 +257,32 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     await expectUsable(home, archive, WEB.tags);
   });
 
+  test("is accounted for and collected although root has left a folder in it that only root can read", async () => {
+    using folder = await theirFolder();
+    const home = folder.path;
+    expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
+    const theirLarder = join(tools.path, "larder");
+    copyFileSync(EXECUTABLE, theirLarder);
+    const mine = join(home, "cache", "tmp", "load-root");
+    mkdirSync(mine, { mode: 0o700 });
+    plant(home, `fsmeta/sha256_${"0".repeat(64)}.erofs`);
+    lchownSync(join(home, "cache", "fsmeta", `sha256_${"0".repeat(64)}.erofs`), USER, GROUP);
+    age(home);
+    const larder = async (...args: string[]) => {
+      const child = Bun.spawn(
+        ["setpriv", `--reuid=${USER}`, `--regid=${GROUP}`, "--clear-groups", theirLarder, ...args, "--home", home],
+        { env: { TZ: "UTC" }, stdout: "pipe", stderr: "pipe" },
+      );
+      return { code: await child.exited, out: JSON.parse(await child.stdout.text()) };
+    };
+    expect(await larder("df", "--format", "json")).toMatchObject({ code: 0 });
+    const { code, out } = await larder("gc", "--format", "json");
+    expect(code).toBe(1);
+    expect(out.failed.map(({ path }: { path: string }) => path)).toEqual([mine]);
+    expect(readFiles(home)).toEqual(expect.not.arrayContaining([`fsmeta/sha256_${"0".repeat(64)}.erofs`]));
+    expect(readRows(home)).toEqual(rowsOf(IMAGES));
+  });
+
   test.each([{ before: "made by msb" }, { before: "not there" }])(
     "keeps a WAL that msb can open when larder is killed with a catalogue that was $before",
     async ({ before }) => {

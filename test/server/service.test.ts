@@ -94,6 +94,15 @@ describe("the socket", () => {
     await new Promise((resolve) => other.close(resolve));
   });
 
+  test("is not taken away where another file has its place by the end", async () => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path);
+    rmSync(server.socket);
+    writeFileSync(server.socket, "data");
+    expect(await server.stop()).toBe(0);
+    expect(await Bun.file(server.socket).text()).toBe("data");
+  });
+
   test("takes the place of no file", async () => {
     using folder = new TemporaryFolder();
     const path = join(folder.path, "precious");
