@@ -49,7 +49,7 @@ export default defineCommand({
   name: "prune",
   summary: "Evict images by policy and budget, then collect",
   details:
-    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference), what a sandbox or snapshot needs, what is younger than --min-age, and what a pull is at work on.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%.",
+    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference), what a sandbox or snapshot needs, what is younger than --min-age, and what a pull is at work on.\nAn untagged image goes whatever the rules, as with gc, once it is older than --min-age.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%.",
   flags: FLAGS,
   operands: { least: 0, most: 0 },
   examples: [
@@ -67,6 +67,7 @@ export default defineCommand({
     const larder = openToSweep(home(), flags["dry-run"], "prune");
     using interruption = new Interruption();
     const bar = progressBar("swept");
+    const evictions: Eviction[] = [];
     const report = await withLarder(larder, (larder) =>
       prune(larder, {
         policy,
@@ -75,9 +76,12 @@ export default defineCommand({
         dryRun: flags["dry-run"],
         stopped: interruption.stopped,
         progress: bar.show,
+        evicted: (decision) => evictions.push(decision),
       }),
-    ).finally(bar.end);
-    if (!report.dry_run) logEvictions(report, flags["log-format"] ?? "text");
+    ).finally(() => {
+      bar.end();
+      for (const eviction of evictions) logEviction(eviction, flags["log-format"] ?? "text");
+    });
     await emit(format, report, () => renderReport(report));
     interruption.explain("what is left, the next gc or prune takes");
     return interruption.exitCode ?? sayOutcome(report);
@@ -100,13 +104,12 @@ function readText(path: string): string {
   }
 }
 
-function logEvictions({ decisions }: PruneReport, format: string): void {
-  for (const { action, reference, digest, cause, reason, bytes } of decisions) {
-    if (action !== "evict") continue;
-    if (format === "json") say(JSON.stringify({ event: "evicted", reference, digest, cause, reason, bytes }));
-    else say(`evicted ${printable(reference ?? "(untagged)")} ${digest} ${formatSize(bytes)}: ${printable(reason)}`);
-  }
+function logEviction({ reference, digest, cause, reason, bytes }: Eviction, format: string): void {
+  if (format === "json") say(JSON.stringify({ event: "evicted", reference, digest, cause, reason, bytes }));
+  else say(`evicted ${printable(reference ?? "(untagged)")} ${digest} ${formatSize(bytes)}: ${printable(reason)}`);
 }
+
+type Eviction = PruneReport["decisions"][number];
 
 function renderReport(report: PruneReport): string {
   const shown = report.decisions.filter(({ action }) => report.dry_run || action === "evict");

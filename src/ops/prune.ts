@@ -37,6 +37,8 @@ import { measureUsage, targetsIn, type Usage, type UsedFile, type UsedImage } fr
 export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
   policy: PrunePolicy;
   dryRun: boolean;
+  /** Told each image that was evicted, also where the work then fails. */
+  evicted?: (decision: PruneReport["decisions"][number]) => void;
 }
 
 /** What a budget asked for and the plan had for it, and what became of that; sizes in bytes. */
@@ -95,12 +97,14 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   }
   const rows = await collectRows(larder, collection, pins, options);
   const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
-  if (rows.failure !== undefined) throw rows.failure;
   const stays = options.stopped?.()
     ? "the work was stopped before it came to this"
     : "its name has gone or moved since";
+  const done = report(plan, used, collection, rows, stays, bytesLeft(collection.targets, deleted));
+  for (const decision of done.decisions) if (decision.action === "evict") options.evicted?.(decision);
+  if (rows.failure !== undefined) throw rows.failure;
   return {
-    ...report(plan, used, collection, rows, stays, bytesLeft(collection.targets, deleted)),
+    ...done,
     unmatched_keeps,
     ...reportDeleted(larder, deleted, collection.skipped),
   };

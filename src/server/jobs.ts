@@ -12,7 +12,7 @@ export type Job =
   | { kind: "batch"; lines: string }
   | { kind: "remove"; options: Omit<RemoveOptions, "stopped"> }
   | { kind: "gc"; options: Omit<GcOptions, "stopped"> }
-  | { kind: "prune"; options: Omit<PruneOptions, "stopped"> }
+  | { kind: "prune"; options: Omit<PruneOptions, "stopped" | "evicted"> }
   | { kind: "examine"; options: Omit<Examination, "progress" | "stopped"> }
   | { kind: "df" };
 

@@ -292,6 +292,23 @@ describe("prune", () => {
     expect(store.references()).toEqual(["acme/a:1"]);
   });
 
+  test("tells what it has evicted although it fails then", async () => {
+    using store = new Store();
+    for (let i = 0; i < 600; i++) store.image({ names: [`acme/i${i}:1`], layers: {}, bare: true });
+    // The first transaction takes 500.
+    store.db.run(
+      "CREATE TRIGGER broken BEFORE DELETE ON manifest WHEN old.id = 550 BEGIN SELECT raise(ABORT, 'broken'); END",
+    );
+    using home = store.open();
+    const evicted: (string | null)[] = [];
+    const options = { ...OPTIONS, dryRun: false, policy: { keep: [], minAge: 0, unused: true } };
+    const work = prune(home.larder, { ...options, evicted: ({ reference }) => evicted.push(reference) });
+    await expect(work).rejects.toThrow("broken");
+    expect(evicted).toHaveLength(500);
+    expect(store.references()).toHaveLength(100);
+    expect(store.references().filter((reference) => evicted.includes(reference))).toEqual([]);
+  });
+
   test("tells how much of a budget's plan was left because a pull runs", async () => {
     using store = new Store();
     const a = store.image({ names: ["acme/a:1"], layers: { a: 8 * 4096 } });
