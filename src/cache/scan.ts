@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { namesIn } from "./file.ts";
 import { type CacheFile, type CachePaths, FOLDERS, type Folder, isLock, LOCK_FOLDER } from "./paths.ts";
 
@@ -18,8 +18,22 @@ export function* scanCache(
     }
 }
 
+/** The same, and what lies beside msb's folders: it takes space, and is nobody's to sweep. */
+export function* scanAll(cache: CachePaths): Generator<CacheFile> {
+  yield* scanCache(cache);
+  yield* scanBeside(cache);
+}
+
+function* scanBeside({ root }: CachePaths): Generator<CacheFile> {
+  const known = new Set([...FOLDERS, LOCK_FOLDER].flatMap((folder) => [folder, dirname(folder)]));
+  for (const parent of new Set([...known].map(dirname)))
+    for (const name of namesIn(join(root, parent)))
+      if (!known.has(join(parent, name))) yield { kind: "foreign", path: join(root, parent, name) };
+}
+
 /** The same with the locks. */
 export function* scanEverything(cache: CachePaths): Generator<CacheFile> {
+  yield* scanBeside(cache);
   for (const folder of FOLDERS) for (const name of namesIn(cache.folder(folder))) yield cache.classify(folder, name);
   for (const name of namesIn(cache.folder(LOCK_FOLDER)))
     yield { kind: "lock", path: join(cache.folder(LOCK_FOLDER), name) };

@@ -1,7 +1,7 @@
 import type { DeleteReport, Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
-import { scanCache } from "../cache/scan.ts";
+import { scanAll } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { isLocked } from "../host/flock.ts";
@@ -69,7 +69,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const pins = new PinWatch(larder);
   const now = larder.now();
   // Without the locks: they are a half of all entries, and hold nothing.
-  const usage = measureUsage(larder, pins, scanCache(larder.cache));
+  const usage = measureUsage(larder, pins, scanAll(larder.cache));
   const strays = findStrays(larder, options.grace);
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));

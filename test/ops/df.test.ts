@@ -187,6 +187,17 @@ describe("df", () => {
     expect(account(store).total.reclaimable_bytes).toBe(0);
   });
 
+  test("counts what lies beside msb's folders, which nothing sweeps", () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    store.file(join(store.cache, "notes.txt"), 8192);
+    store.file(join(store.cache, "flat", "work", "deep", "a"), 40_960);
+    store.file(join(store.cache, "elsewhere", "b"), 4096);
+    const report = account(store);
+    expect(kind(report, "stray")).toMatchObject({ files: 3, reclaimable_bytes: 0 });
+    expect(report.total.allocated_bytes).toBeGreaterThan(8192 + 40_960 + 4096);
+  });
+
   test("counts hard links inside a staging folder once", () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"] });
