@@ -32,6 +32,7 @@ export interface Call<F extends Flags> {
 /** A command as a declaration. `run` returns the exit code, 0 if nothing. */
 export interface Command<F extends Flags = Flags> {
   name: string;
+  /** `program.ts` has them too, and for what looks up `main.ts`: there no command is loaded yet. */
   aliases?: string[];
   /** One line, for the list of commands. */
   summary: string;

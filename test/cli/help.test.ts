@@ -1,5 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import { loadAll } from "../../src/cli/command.ts";
+import { COMMANDS } from "../../src/cli/commands.ts";
 import { run, TemporaryFolder } from "../larder.ts";
 
 describe("larder --help", () => {
@@ -15,6 +17,14 @@ describe("larder --help", () => {
     }
     expect(stdout).toMatch(/\nEXAMPLES\n\n {2}larder /);
     expect(codesIn(stdout)).toEqual([0, 1, 2, 3, 4, 5, 6, 75]);
+  });
+
+  test("knows every command by every name that it declares", async () => {
+    const commands = await loadAll(COMMANDS);
+    const names = commands.flatMap(({ name, aliases = [] }) => [name, ...aliases].map((each) => [each, name]));
+    expect(names.length).toBeGreaterThan(commands.length);
+    for (const [asked, name] of names)
+      expect((await run([asked!, "--help"])).stdout).toContain(`USAGE larder ${name} `);
   });
 
   test.each<[command: string, flags: string[], codes: number[]]>([
