@@ -123,6 +123,7 @@ function readState(
   const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
   const orphaned = orphans.filter(isDigest).map((diffId) => cache.layer(diffId).path);
   const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
+  const unsettled = findUnsettled(used, files, now, grace);
   const { units, bytes } = unitsOf(files);
   // What an image needs that no policy may take stays, and so does a file that is nobody's and no garbage either.
   const staying = images.filter(({ manifest }) => !isDigest(manifest.digest)).flatMap(({ files }) => files);
@@ -134,7 +135,7 @@ function readState(
   const { total_bytes, free_bytes } = fileSystemOf(cache.root);
   return {
     images: used.map((image) => ({
-      ...toPruneImage(cache, image, files, { isWorking, isLoading, now, grace }),
+      ...toPruneImage(cache, image, files, { isWorking, isLoading, unsettled, now, grace }),
       files: [...new Set(image.files.map((file) => units[file]!))],
     })),
     files: bytes,
@@ -169,6 +170,8 @@ interface Moment {
   isWorking: boolean;
   /** Of that, work that writes metadata files under no lock. */
   isLoading: boolean;
+  /** Metadata files whose rows are about to follow. */
+  unsettled: ReadonlySet<number>;
   now: number;
   grace: number;
 }
@@ -186,8 +189,10 @@ function toPruneImage(
     createdAt,
     canonical: canonicals[i]!,
   }));
+  const written = image.files.find((file) => moment.unsettled.has(file));
   const locked =
-    (moment.isWorking ? findHeldFile(cache, image, moment) : undefined) ?? findUnsettled(image, measured, moment);
+    (moment.isWorking ? findHeldFile(cache, image, moment) : undefined) ??
+    (written === undefined ? undefined : measured[written]!.path);
   return {
     manifestId: manifest.id,
     digest: manifest.digest,
@@ -198,16 +203,17 @@ function toPruneImage(
   };
 }
 
-// A load of what the cache has already shows in nothing but its metadata file, which it writes before the rows.
-function findUnsettled(
-  { manifest, files }: UsedImage,
-  measured: UsedFile[],
-  { now, grace }: Moment,
-): string | undefined {
-  const recorded = Math.max(0, ...manifest.names.map(({ updatedAt }) => updatedAt ?? 0));
-  return files
-    .map((file) => measured[file]!)
-    .find(({ kind, mtimeMs }) => kind === "metadata" && mtimeMs > recorded && now - mtimeMs < grace)?.path;
+// The metadata files that are newer than every row they speak for. A load of what the cache has already shows in nothing
+// else: it writes that file, and the rows a moment later.
+function findUnsettled(used: UsedImage[], files: UsedFile[], now: number, grace: number): Set<number> {
+  const recorded = new Map<number, number>();
+  for (const image of used) {
+    const latest = Math.max(0, ...image.manifest.names.map(({ updatedAt }) => updatedAt ?? 0));
+    for (const file of image.files)
+      if (files[file]!.kind === "metadata") recorded.set(file, Math.max(latest, recorded.get(file) ?? 0));
+  }
+  const isUnsettled = ({ mtimeMs }: UsedFile, latest: number) => mtimeMs > latest && now - mtimeMs < grace;
+  return new Set([...recorded].filter(([file, latest]) => isUnsettled(files[file]!, latest)).map(([file]) => file));
 }
 
 // A lock that is held, or a metadata file that the running load may just have written.

@@ -79,9 +79,10 @@ function openForSweep({ home }: Larder, isFirstStep = false): Database | undefin
 }
 
 /**
- * Waits a moment while a pull or load of these very references runs, `recordedAt` being when they were last put on
- * record (milliseconds since 1970); throws `busy` if it goes on. Rows that went without the metadata file that it writes
- * would leave that behind, or it the file without the others.
+ * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata files;
+ * throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would take the
+ * catalogue for lost. Where a file is newer than `recordedAt`, when the references were last put on record (milliseconds
+ * since 1970), it waits for the rows that are to follow: nothing else shows a load of what the cache has already.
  */
 export async function awaitSettled(
   larder: Larder,
@@ -90,34 +91,32 @@ export async function awaitSettled(
   grace: number,
 ): Promise<void> {
   const files = canonicals.map((canonical) => larder.cache.metadata(canonicalKey(canonical)));
-  for (let patience = PATIENCE_MS; ; patience -= 50) {
-    const work = files
-      .map(({ path, lock }) => findWriter(larder, path, lock, recordedAt, grace))
-      .find((found) => found !== undefined);
-    if (work === undefined) return;
-    if (patience <= 0)
+  for (let waited = 0; ; waited += WAIT_MS) {
+    const work = files.map((file) => findWriter(larder, file, grace)).find((found) => found !== undefined);
+    const isAwaited = waited < COMMIT_MS && files.some((file) => isUnsettled(larder, file, recordedAt));
+    if (work === undefined && !isAwaited) return;
+    if (work !== undefined && waited >= PATIENCE_MS)
       throw new LarderError("busy", `a pull or load of it is running ("${work}"); try again when it is done`);
-    await Bun.sleep(50);
+    await Bun.sleep(WAIT_MS);
   }
 }
 
-function findWriter(
-  { cache, now }: Larder,
-  path: string,
-  lock: string,
-  recordedAt: number,
-  grace: number,
-): string | undefined {
-  if (isLocked(lock)) return lock;
-  const stat = measure(path);
-  if (!stat?.isFile()) return undefined;
-  const age = now() - stat.mtimeMs;
-  if (age < COMMIT_MS && stat.mtimeMs > recordedAt) return path;
-  return age < grace ? findRunningScratch(cache, now(), grace) : undefined;
-}
-
+const WAIT_MS = 50;
 // msb puts an image on record within moments of its metadata file, and waits 5 s for the write lock at most.
 const COMMIT_MS = 10_000;
+
+type MetadataFile = CacheFile & { lock: string };
+
+function findWriter({ cache, now }: Larder, { path, lock }: MetadataFile, grace: number): string | undefined {
+  if (isLocked(lock)) return lock;
+  const stat = measure(path);
+  return stat && now() - stat.mtimeMs < grace ? findRunningScratch(cache, now(), grace) : undefined;
+}
+
+function isUnsettled({ now }: Larder, { path }: MetadataFile, recordedAt: number): boolean {
+  const stat = measure(path);
+  return stat?.isFile() === true && stat.mtimeMs > recordedAt && now() - stat.mtimeMs < COMMIT_MS;
+}
 
 /**
  * Answers whether a row, or a metadata file that is about to become one, wants a file. What it gathers holds for one

@@ -172,7 +172,7 @@ class Pair {
     this.compare();
   }
 
-  // As msb does: the artifacts that are missing, the metadata always, then the rows unless it dies before.
+  // As msb does: the artifacts that are missing, the metadata always, then the rows, unless it dies before; a while ago.
   private pull(reference: OracleReference, image: OracleImage, isFlat: boolean, rows: boolean): void {
     const { digest, layers, flat } = image;
     for (const { diffId, size } of layers)
@@ -205,8 +205,10 @@ class Pair {
     };
     const path = `manifests/${reference.key}.json`;
     this.oracle.files.delete(path);
-    this.write(path, JSON.stringify(metadataOf(image)), owner);
+    this.write(path, JSON.stringify(metadataOf(image)), owner, 1);
     if (rows) this.persist(reference, image);
+    // Who removes it waits a while for rows that may follow.
+    this.oracle.now += 10_000;
   }
 
   private persist(reference: OracleReference, image: OracleImage): void {

@@ -160,7 +160,9 @@ export class Oracle {
 
   prune(policy: OraclePolicy, grace: number, sweepUnrecorded: boolean): ExpectedPrune {
     const shielded = (digest: string) =>
-      this.pinsOf(digest).length > 0 || this.now - this.lastTouched(digest) < policy.minAge;
+      this.pinsOf(digest).length > 0 ||
+      this.isAwaited(digest, grace) ||
+      this.now - this.lastTouched(digest) < policy.minAge;
     const names = [...this.names.values()];
     const isKept = ({ reference }: Name) => reference.repository === policy.keep;
     const byRule = names.filter((name) => !shielded(name.digest) && !isKept(name) && this.matches(name, policy));
@@ -237,6 +239,18 @@ export class Oracle {
       if (isOwn) uses.push(this.layers.get(diffId)!.lastUsed);
     }
     return Math.max(...uses);
+  }
+
+  /** Whether a metadata file of it is young, and newer than all that was put on record of whoever shares the file. */
+  private isAwaited(digest: string, grace: number): boolean {
+    return this.namesOf(digest).some(({ reference: { canonical, key } }) => {
+      const path = `manifests/${key}.json`;
+      const file = this.files.get(path);
+      if (file?.owner.kind !== "metadata" || this.isOld(path, grace)) return false;
+      const sharing = [...this.names.values()].filter(({ reference }) => reference.canonical === canonical);
+      const uses = sharing.flatMap(({ digest }) => this.namesOf(digest)).map(({ updated }) => updated);
+      return uses.every((updated) => updated < file.mtime);
+    });
   }
 
   private lastTouched(digest: string): number {
