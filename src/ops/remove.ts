@@ -63,7 +63,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   }
   // Measured before: what msb renames into its place from here on is not what was planned, and stays.
   const before = new Map(filesOf(larder.cache, planned).targets.map((file) => [file.path, file]));
-  await awaitSettled(larder, planned.canonicals, planned.recordedAt, options.grace);
+  await awaitSettled(larder, planned.canonicals, () => recordedAt(larder, options.references), options.grace);
   const removal = writeTransaction(db, () => {
     // Decided before the lock, which is then held for a moment, and again only if somebody wrote since.
     const decided = dataVersion(db) === planned.version ? planned : decide();
@@ -81,8 +81,6 @@ interface Removal extends Doomed {
   /** Of the catalogue that it was decided from. */
   version: bigint;
   plan: RemovalPlan;
-  /** When the latest of the references was put on record, in milliseconds since 1970. */
-  recordedAt: number;
   layerIds: number[];
   unsafe: string[];
 }
@@ -98,7 +96,6 @@ function decideRemoval(larder: Larder, options: RemoveOptions, pins: PinWatch): 
   return {
     version: dataVersion(db),
     plan,
-    recordedAt: Math.max(0, ...asked.flatMap(({ rows }) => rows.map(({ updatedAt }) => updatedAt?.ms ?? 0))),
     canonicals: unspelled(larder, plan.drop),
     manifests: plan.collect.map(({ digest }) => digest),
     layers: sound.map(({ diffId }) => diffId),
@@ -188,6 +185,12 @@ function quote(text: string): string {
 
 function findAsked(larder: Larder, references: string[]): Asked[] {
   return [...new Set(references)].map((text) => ({ text, rows: findImages(larder.db, text) }));
+}
+
+/** When the latest of these references was put on record, in milliseconds since 1970. */
+function recordedAt(larder: Larder, references: string[]): number {
+  const times = findAsked(larder, references).flatMap(({ rows }) => rows.map(({ updatedAt }) => updatedAt?.ms ?? 0));
+  return Math.max(0, ...times);
 }
 
 function countNames({ db }: Larder, asked: Asked[]): Map<number, Set<number>> {

@@ -81,19 +81,19 @@ function openForSweep({ home }: Larder, isFirstStep = false): Database | undefin
 /**
  * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata files;
  * throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would take the
- * catalogue for lost. Where a file is newer than `recordedAt`, when the references were last put on record (milliseconds
- * since 1970), it waits for the rows that are to follow: nothing else shows a load of what the cache has already.
+ * catalogue for lost. Where a file is newer than the references were last put on record, as `recordedAt` says
+ * (milliseconds since 1970), it waits for the rows that are to follow: nothing else shows a load of what the cache has.
  */
 export async function awaitSettled(
   larder: Larder,
   canonicals: string[],
-  recordedAt: number,
+  recordedAt: () => number,
   grace: number,
 ): Promise<void> {
   const files = canonicals.map((canonical) => larder.cache.metadata(canonicalKey(canonical)));
   for (let waited = 0; ; waited += WAIT_MS) {
     const work = files.map((file) => findWriter(larder, file, grace)).find((found) => found !== undefined);
-    const isAwaited = waited < COMMIT_MS && files.some((file) => isUnsettled(larder, file, recordedAt));
+    const isAwaited = waited < COMMIT_MS && files.some((file) => isUnsettled(larder, file, recordedAt()));
     if (work === undefined && !isAwaited) return;
     if (work !== undefined && waited >= PATIENCE_MS)
       throw new LarderError("busy", `a pull or load of it is running ("${work}"); try again when it is done`);

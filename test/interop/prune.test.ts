@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { allocatedIn, DAY, filesUnder, MINUTE, stem } from "../ops/prune-store.ts";
-import { digestOf, type ImageSpec, noise } from "./archive.ts";
-import { load, msb, msbJson } from "./msb.ts";
+import { hasTool } from "../tools.ts";
+import { digestOf, type ImageSpec, noise, writeArchive } from "./archive.ts";
+import { load, MSB, msb, msbJson } from "./msb.ts";
 
 const REPOSITORIES = ["acme/app", "acme/db", "ghcr.io/acme/web"];
 const BASE = { files: { "lib/base": noise(1, 100_000) } };
@@ -371,3 +372,54 @@ function fillWithThousands(home: LoadedHome): void {
   }
   home.ageFiles();
 }
+
+describe.skipIf(!hasTool("strace"))("an image that msb loads again, all of whose layers are in the cache", () => {
+  const [OLD] = REFERENCES as [string];
+
+  /** Starts the load, and waits until it has written the metadata file. Its rows follow two seconds later. */
+  async function startLoad(home: LoadedHome): Promise<Bun.Subprocess> {
+    const archive = join(home.path, "image.tar");
+    await writeArchive(archive, [IMAGES[0]!]);
+    const metadata = home.artifacts(OLD).at(-1)!;
+    const before = lstatSync(metadata).ino;
+    // With its layers there, it is the first file that the load renames into its place.
+    const delay = [
+      "-e",
+      "trace=rename,renameat,renameat2",
+      "-e",
+      "inject=rename,renameat,renameat2:delay_exit=2000000:when=1",
+    ];
+    const child = Bun.spawn(["strace", "-f", "-qq", "-o", "/dev/null", ...delay, MSB, "load", "-i", archive], {
+      env: { MSB_HOME: home.path, HOME: home.path, PATH: process.env.PATH, TZ: "UTC" },
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+    while (lstatSync(metadata, { throwIfNoEntry: false })?.ino === before) await Bun.sleep(5);
+    return child;
+  }
+
+  test("is left alone by prune", async () => {
+    using home = await LoadedHome.make();
+    const files = home.artifacts(OLD);
+    const loading = await startLoad(home);
+    const report = await larderJson(home.path, ["prune", "--unused", "--min-age", "0s"]);
+    expect(loading.exitCode).toBeNull();
+    expect(await loading.exited).toBe(0);
+    expect(report.decisions.filter(({ action }: { action: string }) => action === "keep")).toMatchObject([
+      { reference: OLD, cause: "locked" },
+    ]);
+    expect(files.filter((path) => !existsSync(path))).toEqual([]);
+    expect((await larderJson(home.path, ["check"])).damage).toBe(0);
+  });
+
+  test("is removed by rm once its rows are there, and leaves nothing behind", async () => {
+    using home = await LoadedHome.make();
+    const [own] = home.artifacts(OLD).filter((path) => path.includes("/fsmeta/"));
+    const loading = await startLoad(home);
+    const report = await larderJson(home.path, ["rm", OLD]);
+    expect(await loading.exited).toBe(0);
+    expect(report.removed).toHaveLength(1);
+    expect(existsSync(own!)).toBe(false);
+    expect((await larderJson(home.path, ["check"])).damage).toBe(0);
+    expect((await msbJson(home.path, "image", "ls")) as unknown[]).toHaveLength(REFERENCES.length - 1);
+  });
+});
