@@ -137,19 +137,20 @@ function sayOutcome(report: PruneReport): number {
   sayUnsafe(report.unsafe);
   sayDisk(report);
   if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
-  return (report.target && sayMissing(report.target)) ?? (report.failed.length > 0 ? 1 : 0);
-}
-
-/** Says how much of a budget's target was not freed, and why, and returns the exit code for it. */
-function sayMissing({ needed, planned, missing, left }: BudgetOutcome): number | undefined {
-  if (missing > 0) {
+  if (report.target && report.target.missing > 0) {
+    const { missing } = report.target;
     complain(
       `the target cannot be reached: ${formatSize(missing)} are missing (${missing} bytes), and what is left is in use, kept or too young`,
     );
     return exitCode("unreachable");
   }
-  const short = needed - (planned - left);
-  if (short <= 0) return undefined;
-  complain(`the target was not reached: ${formatSize(short)} are missing (${short} bytes), in files that were left`);
-  return exitCode("busy");
+  const short = report.target ? shortOf(report.target) : 0;
+  if (short > 0)
+    complain(`the target was not reached: ${formatSize(short)} are missing (${short} bytes), in files that were left`);
+  if (report.failed.length > 0) return 1;
+  return short > 0 ? exitCode("busy") : 0;
+}
+
+function shortOf({ needed, planned, left }: BudgetOutcome): number {
+  return Math.max(needed - (planned - left), 0);
 }

@@ -189,8 +189,8 @@ function findAsked(larder: Larder, references: string[]): Asked[] {
 
 /** When the latest of these references was put on record, in milliseconds since 1970. */
 function recordedAt(larder: Larder, references: string[]): number {
-  const times = findAsked(larder, references).flatMap(({ rows }) => rows.map(({ updatedAt }) => updatedAt?.ms ?? 0));
-  return Math.max(0, ...times);
+  const rows = findAsked(larder, references).flatMap(({ rows }) => rows);
+  return rows.reduce((latest, { updatedAt }) => Math.max(latest, updatedAt?.ms ?? 0), 0);
 }
 
 function countNames({ db }: Larder, asked: Asked[]): Map<number, Set<number>> {

@@ -93,8 +93,9 @@ export async function awaitSettled(
   const files = canonicals.map((canonical) => larder.cache.metadata(canonicalKey(canonical)));
   for (let waited = 0; ; waited += WAIT_MS) {
     const work = files.map((file) => findWriter(larder, file, grace)).find((found) => found !== undefined);
-    const isAwaited = waited < COMMIT_MS && files.some((file) => isUnsettled(larder, file, recordedAt()));
-    if (work === undefined && !isAwaited) return;
+    const newest = files.reduce((latest, file) => Math.max(latest, writtenAt(larder, file)), 0);
+    const isAwaited = newest > 0 && newest > recordedAt();
+    if (work === undefined && (!isAwaited || waited >= COMMIT_MS)) return;
     if (work !== undefined && waited >= PATIENCE_MS)
       throw new LarderError("busy", `a pull or load of it is running ("${work}"); try again when it is done`);
     await Bun.sleep(WAIT_MS);
@@ -113,9 +114,10 @@ function findWriter({ cache, now }: Larder, { path, lock }: MetadataFile, grace:
   return stat && now() - stat.mtimeMs < grace ? findRunningScratch(cache, now(), grace) : undefined;
 }
 
-function isUnsettled({ now }: Larder, { path }: MetadataFile, recordedAt: number): boolean {
+// When a file was written whose rows may be about to follow, in milliseconds since 1970; else 0.
+function writtenAt({ now }: Larder, { path }: MetadataFile): number {
   const stat = measure(path);
-  return stat?.isFile() === true && stat.mtimeMs > recordedAt && now() - stat.mtimeMs < COMMIT_MS;
+  return stat?.isFile() && now() - stat.mtimeMs < COMMIT_MS ? stat.mtimeMs : 0;
 }
 
 /**
