@@ -50,7 +50,7 @@ export default defineCommand({
       allowWrites: flags["allow-writes"],
       socketMode: parseMode(flags["socket-mode"] ?? "0660"),
       token: tokenFile === undefined ? undefined : readToken(tokenFile),
-      hosts: flags["allow-host"].map((name) => name.toLowerCase()),
+      hosts: flags["allow-host"],
       logFormat: (flags["log-format"] as "text" | "json" | undefined) ?? "text",
       build: { version: VERSION, bun: Bun.version },
     });

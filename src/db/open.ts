@@ -168,7 +168,12 @@ function claimFile(path: string): void {
 
 function isThere(path: string): boolean {
   const stat = statSync(path, { throwIfNoEntry: false });
-  if (stat?.isDirectory()) throw new LarderError("failed", `cannot open the database "${path}": it is a directory`);
+  // A pipe of that name would wait for a writer.
+  if (stat && !stat.isFile())
+    throw new LarderError(
+      "failed",
+      `cannot open the database "${path}": it is ${stat.isDirectory() ? "a directory" : "no regular file"}`,
+    );
   return stat !== undefined;
 }
 

@@ -27,14 +27,17 @@ function readPrivate(path: string): string {
 /** Decides who may ask. A unix socket is guarded by its mode; a TCP port by a token, and by the names it answers to. */
 export class Access {
   private readonly digest: NodeJS.TypedArray | undefined;
+  private readonly names: ReadonlySet<string>;
   // Clients ask for one name, and by the thousand.
   private lastHost: string | undefined;
 
   constructor(
     private readonly address: Address,
     token: string | undefined,
-    private readonly hosts: string[],
+    hosts: string[],
   ) {
+    const names = address.kind === "tcp" ? [address.host, ...hosts] : hosts;
+    this.names = new Set(names.map((name) => name.toLowerCase()));
     this.digest = token === undefined ? undefined : digestOf(token);
   }
 
@@ -58,7 +61,7 @@ export class Access {
       .replace(/:\d+$/, "")
       .replace(/^\[(.*)\]$/, "$1")
       .toLowerCase();
-    return isLoopback(name) || (this.address.kind === "tcp" && name === this.address.host) || this.hosts.includes(name);
+    return isLoopback(name) || this.names.has(name);
   }
 
   // Digests have one length, so that comparing them tells nothing of the token's.

@@ -54,6 +54,15 @@ describe("a database that cannot be used", () => {
       'cannot open the database "@": it is a directory',
     ],
     [
+      "a pipe",
+      (home) => {
+        mkdirSync(join(home, "db"));
+        Bun.spawnSync(["mkfifo", databaseOf(home)]);
+      },
+      1,
+      'cannot open the database "@": it is no regular file',
+    ],
+    [
       "text",
       (home) => {
         mkdirSync(join(home, "db"));
