@@ -14,12 +14,14 @@ export function makeCall(command: Command, values: Values<typeof GLOBAL_FLAGS>, 
   };
 }
 
-function checkOperands({ name, operands: { least, most } }: Command, operands: string[]): void {
+function checkOperands({ name, flags, operands: { least, most } }: Command, operands: string[]): void {
   if (operands.length > most)
     throw new LarderError(
       "usage",
       `${name} takes ${most === 0 ? "no argument" : `at most ${most}`}, and ${JSON.stringify(operands[most])} is one too many`,
     );
-  if (operands.length < least)
-    throw new LarderError("usage", `${name} needs ${least === 1 ? "an argument" : `${least} arguments`}`);
+  if (operands.length < least) {
+    const [operand] = Object.keys(flags).filter((flag) => flags[flag]!.type === "positional");
+    throw new LarderError("usage", `${name} needs a ${operand!.replace("...", "")}`);
+  }
 }
