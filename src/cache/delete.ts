@@ -1,7 +1,7 @@
 import { rmSync, type Stats, unlinkSync } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
-import { allocatedBytes, measure, measureTree } from "./file.ts";
+import { allocatedBytes, type Link, linkOf, measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
 import { findRunningScratch, findRunningWork } from "./work.ts";
 
@@ -10,8 +10,7 @@ export interface Target extends CacheFile {
   inode: number;
   mtimeMs: number;
   ctimeMs: number | null;
-  /** How many names it has, in the cache and elsewhere; 1 for a folder. */
-  links: number;
+  link?: Link;
   /** Allocated bytes. */
   bytes: number;
 }
@@ -73,13 +72,14 @@ export function target(file: CacheFile): Target | Skipped | undefined {
   if (!stat) return undefined;
   if (stat.isDirectory() && !file.folder)
     return { kind: file.kind, path: file.path, reason: "it is a folder, and larder did not expect one" };
+  const link = linkOf(stat);
   return {
     ...file,
     inode: stat.ino,
     mtimeMs: stat.mtimeMs,
     // The other link of a file may go in the same sweep, and that changes its ctime.
     ctimeMs: stat.nlink > 1 ? null : stat.ctimeMs,
-    links: stat.isDirectory() ? 1 : stat.nlink,
+    ...(link && { link }),
     bytes: stat.isDirectory() ? measureTree(file.path).allocated : allocatedBytes(stat),
   };
 }

@@ -22,9 +22,25 @@ export function allocatedBytes(stat: Stats): number {
   return stat.blocks * 512;
 }
 
-/** What tells a file that has several links, the same for each of them; undefined where it has one, or is a folder. */
-export function linkedInode(stat: Stats): string | undefined {
-  return stat.nlink > 1 && !stat.isDirectory() ? `${stat.dev}:${stat.ino}` : undefined;
+/** What the names of a file that has several have in common, and how many there are, in the cache and elsewhere. */
+export interface Link {
+  inode: string;
+  of: number;
+}
+
+/** Undefined for a file that has one name, and for a folder. */
+export function linkOf(stat: Stats): Link | undefined {
+  return stat.nlink > 1 && !stat.isDirectory() ? { inode: `${stat.dev}:${stat.ino}`, of: stat.nlink } : undefined;
+}
+
+/** Those of these files that have several names, together with the other names of the same file. */
+export function groupLinks<T extends { link?: Link }>(files: T[]): T[][] {
+  return [
+    ...Map.groupBy(
+      files.filter(({ link }) => link),
+      ({ link }) => link!.inode,
+    ).values(),
+  ];
 }
 
 /**
@@ -33,26 +49,27 @@ export function linkedInode(stat: Stats): string | undefined {
  * lets nobody read it, does not count.
  */
 export function measureTree(folder: string, counted = new Set<string>()): { bytes: number; allocated: number } {
-  const stat = measure(folder);
+  const stat = unlessForbidden(() => measure(folder));
   if (!stat) return { bytes: 0, allocated: 0 };
   if (!stat.isDirectory()) {
-    const inode = linkedInode(stat);
+    const inode = linkOf(stat)?.inode;
     const again = inode !== undefined && counted.has(inode);
     if (inode !== undefined) counted.add(inode);
     return { bytes: stat.size, allocated: again ? 0 : allocatedBytes(stat) };
   }
-  const inside = namesInReadable(folder).map((name) => measureTree(join(folder, name), counted));
+  const names = unlessForbidden(() => namesIn(folder)) ?? [];
+  const inside = names.map((name) => measureTree(join(folder, name), counted));
   return inside.reduce((sum, each) => ({ bytes: sum.bytes + each.bytes, allocated: sum.allocated + each.allocated }), {
     bytes: 0,
     allocated: allocatedBytes(stat),
   });
 }
 
-function namesInReadable(folder: string): string[] {
+function unlessForbidden<T>(work: () => T): T | undefined {
   try {
-    return namesIn(folder);
+    return work();
   } catch (error) {
-    if (isErrno(error, "EACCES")) return [];
+    if (isErrno(error, "EACCES")) return undefined;
     throw error;
   }
 }

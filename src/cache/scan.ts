@@ -18,12 +18,7 @@ export function* scanCache(
     }
 }
 
-/** The same, and what lies beside msb's folders: it takes space, and is nobody's to sweep. */
-export function* scanAll(cache: CachePaths): Generator<CacheFile> {
-  yield* scanCache(cache);
-  yield* scanBeside(cache);
-}
-
+// What lies beside msb's folders: it takes space, and is nobody's to sweep.
 function* scanBeside({ root }: CachePaths): Generator<CacheFile> {
   const known = new Set([...FOLDERS, LOCK_FOLDER].flatMap((folder) => [folder, dirname(folder)]));
   for (const parent of new Set([...known].map(dirname)))
@@ -31,7 +26,7 @@ function* scanBeside({ root }: CachePaths): Generator<CacheFile> {
       if (!known.has(join(parent, name))) yield { kind: "foreign", path: join(root, parent, name) };
 }
 
-/** The same with the locks. */
+/** The same with the locks, and with what lies beside msb's folders. */
 export function* scanEverything(cache: CachePaths): Generator<CacheFile> {
   yield* scanBeside(cache);
   for (const folder of FOLDERS) for (const name of namesIn(cache.folder(folder))) yield cache.classify(folder, name);

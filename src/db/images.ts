@@ -1,7 +1,7 @@
 import type { Database } from "bun:sqlite";
 import { canonicalReference, isReference, spellings } from "../oci/reference.ts";
 import { type Row, RowReader } from "./row.ts";
-import { type Timestamp, writeTimestamp } from "./timestamp.ts";
+import { parseTimestamp, type Timestamp, writeTimestamp } from "./timestamp.ts";
 
 //   image_ref ── reference  as typed (interop §4), unique
 //             ── manifest_id ──► manifest
@@ -21,7 +21,7 @@ export interface ImageRow {
   layerCount: number | null;
   sizeBytes: number | bigint | null;
   createdAt: Timestamp | null;
-  /** The same as the column holds it, by which lists are sorted; null where it is no text. */
+  /** The same as the column holds it, by which lists are sorted; null where it is no plain text. */
   storedCreatedAt: string | null;
   updatedAt: Timestamp | null;
   /** What could not be read, a phrase each. */
@@ -49,8 +49,9 @@ export interface Place {
 }
 
 // Newest first, undated last, as msb orders its list (interop §6): by the text, to which a time that cannot be read is
-// one like any other. What is no text counts as undated.
-const TIME = "iif(typeof(created_at) = 'text', created_at, NULL)";
+// one like any other. What is no plain text of a sensible length counts as undated: a place in the list has to be told.
+const TIME = `iif(typeof(created_at) = 'text' AND length(created_at) < 100 AND created_at NOT GLOB '*[^ -~]*', created_at, NULL)`;
+const PLAIN = /^[ -~]{0,99}$/;
 const BEHIND = `(?2 IS NULL OR ${TIME} < ?1 OR (${TIME} IS NULL AND ?1 IS NOT NULL) OR (${TIME} IS ?1 AND id > ?2))`;
 
 /** Every reference, newest first, from behind a place on, and at most so many of them; read a few at a time. */
@@ -95,10 +96,10 @@ export function listImages(db: Database): ImageRow[] {
   return [...eachImage(db)];
 }
 
-/** Every manifest that no reference names, newest first, from behind a place on. */
-export function listUntagged(db: Database, after?: Place): ImageRow[] {
+/** Every manifest that no reference names, newest first, from behind a place on, and at most so many of them. */
+export function listUntagged(db: Database, after?: Place, most = ALL): ImageRow[] {
   return db
-    .query<Row, [string | null, number | null]>(
+    .query<Row, [string | null, number | null, number]>(
       `SELECT NULL AS id,
               NULL AS reference,
               created_at,
@@ -114,9 +115,10 @@ export function listUntagged(db: Database, after?: Place): ImageRow[] {
        FROM manifest
        WHERE id NOT IN (SELECT manifest_id FROM image_ref)
          AND ${BEHIND}
-       ORDER BY ${TIME} DESC, manifest.id`,
+       ORDER BY ${TIME} DESC, manifest.id
+       LIMIT ?3`,
     )
-    .all(after?.storedCreatedAt ?? null, after?.id ?? null)
+    .all(after?.storedCreatedAt ?? null, after?.id ?? null, most)
     .map(parseImage);
 }
 
@@ -178,7 +180,7 @@ function parseImage(row: Row): ImageRow {
     layerCount: read.count("layer_count"),
     sizeBytes: read.integer("size_bytes"),
     createdAt: read.timestamp("created_at"),
-    storedCreatedAt: typeof created_at === "string" ? created_at : null,
+    storedCreatedAt: typeof created_at === "string" && PLAIN.test(created_at) ? created_at : null,
     updatedAt: read.timestamp("updated_at"),
     damage: read.damage,
   };
@@ -250,6 +252,16 @@ export function listNames(db: Database): { id: number; reference: string }[] {
     .query<{ id: bigint; reference: unknown }, []>("SELECT id, reference FROM image_ref")
     .all()
     .map(({ id, reference }) => ({ id: Number(id), reference: String(reference) }));
+}
+
+/** When the rows whose reference has this canonical form were last put on record, in milliseconds since 1970; or 0. */
+export function lastRecorded(db: Database, canonical: string): number {
+  return db
+    .query<{ updated_at: unknown }, [string]>(
+      "SELECT updated_at FROM image_ref WHERE reference IN (SELECT value FROM json_each(?))",
+    )
+    .all(JSON.stringify(spellings(canonical)))
+    .reduce((latest, { updated_at }) => Math.max(latest, parseTimestamp(String(updated_at))?.ms ?? 0), 0);
 }
 
 /** The rows, by id, whose reference has this canonical form. */

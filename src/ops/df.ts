@@ -1,3 +1,4 @@
+import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
 import { refuseLostLayers } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
@@ -82,11 +83,10 @@ function isCollectable({ db, home }: Larder, pins: PinWatch): boolean {
 
 // The blocks of a file with several links are free once the last of them goes.
 function withoutLinked(files: UsedFile[], going: ReadonlySet<string>): ReadonlySet<string> {
-  const links = new Map<string, number>();
-  for (const { path, link } of files) {
-    if (link && going.has(path)) links.set(link.inode, (links.get(link.inode) ?? 0) + 1);
-  }
-  const staying = files.filter(({ link }) => link && links.get(link.inode) !== link.of);
+  const isGoing = ({ path }: UsedFile) => going.has(path);
+  const staying = groupLinks(files)
+    .filter((names) => names.filter(isGoing).length < names[0]!.link!.of)
+    .flat();
   return going.difference(new Set(staying.map(({ path }) => path)));
 }
 

@@ -108,7 +108,7 @@ function* eachRow(
   if (filter.untagged !== true && !after?.isUntagged)
     for (const row of eachImage(db, after, enough)) if (isShown(row)) yield row;
   if (filter.untagged === true || all)
-    for (const row of listUntagged(db, after?.isUntagged ? after : undefined)) if (isShown(row)) yield row;
+    for (const row of listUntagged(db, after?.isUntagged ? after : undefined, enough)) if (isShown(row)) yield row;
 }
 
 /** The handle that `reference` means; throws `not_found`. */

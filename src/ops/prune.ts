@@ -1,7 +1,6 @@
-import type { DeleteReport, Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
-import { scanAll } from "../cache/scan.ts";
+import { scanCache } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { isLocked } from "../host/flock.ts";
@@ -29,7 +28,7 @@ import {
   type PruneState,
   planPrune,
 } from "./prune-plan.ts";
-import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
+import { bytesLeft, type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { findStrays, type Strays } from "./strays.ts";
 import { sweep } from "./sweep.ts";
 import { measureUsage, targetsIn, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
@@ -37,7 +36,7 @@ import { measureUsage, targetsIn, type Usage, type UsedFile, type UsedImage } fr
 export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
   policy: PrunePolicy;
   dryRun: boolean;
-  /** Told each image that was evicted, also where the work then fails. */
+  /** Told each image that was taken off the record, also where the work then fails. */
   evicted?: (decision: PruneReport["decisions"][number]) => void;
 }
 
@@ -69,7 +68,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const pins = new PinWatch(larder);
   const now = larder.now();
   // Without the locks: they are a half of all entries, and hold nothing.
-  const usage = measureUsage(larder, pins, scanAll(larder.cache));
+  const usage = measureUsage(larder, pins, scanCache(larder.cache));
   const strays = findStrays(larder, options.grace);
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
@@ -96,19 +95,21 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
     };
   }
   const rows = await collectRows(larder, collection, pins, options);
-  const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
-  const stays = options.stopped?.()
-    ? "the work was stopped before it came to this"
-    : "its name has gone or moved since";
-  const done = report(plan, used, collection, rows, stays, bytesLeft(collection.targets, deleted));
+  const stays = options.stopped?.() ? "the work was stopped before it came to this" : CHANGED;
+  const done = report(plan, used, collection, rows, stays);
   for (const decision of done.decisions) if (decision.action === "evict") options.evicted?.(decision);
+  const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
+  const left = collection.unaccounted === null ? bytesLeft(collection.targets, deleted) : (plan.target?.planned ?? 0);
   return {
     ...done,
+    target: plan.target && { ...plan.target, left },
     unmatched_keeps,
     ...reportDeleted(larder, deleted, collection.skipped),
   };
 }
+
+const CHANGED = "it was changed since the plan was made";
 
 function readState(
   larder: Larder,
@@ -125,10 +126,12 @@ function readState(
   const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
   const unsettled = findUnsettled(used, files, now, grace);
   const { units, bytes } = unitsOf(files);
-  // What an image needs that no policy may take stays, and so does a file that is nobody's and no garbage either.
+  // What an image needs that no policy may take stays, as does a file that is nobody's and no garbage either, and a
+  // folder in an artifact's place.
   const staying = images.filter(({ manifest }) => !isDigest(manifest.digest)).flatMap(({ files }) => files);
   const isKept = ({ path }: UsedFile) => !garbage.has(path);
-  for (const [i, file] of files.entries()) if (file.images === 0 && isKept(file)) staying.push(i);
+  for (const [i, file] of files.entries())
+    if ((file.images === 0 && isKept(file)) || (file.isFolder && !cache.isScratch(file.path))) staying.push(i);
   for (const file of staying) bytes[units[file]!] = 0;
   const kept = new Set(units.filter((_, i) => isKept(files[i]!)));
   const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
@@ -212,7 +215,8 @@ function findUnsettled(used: UsedImage[], files: UsedFile[], now: number, grace:
     for (const file of image.files)
       if (files[file]!.kind === "metadata") recorded.set(file, Math.max(latest, recorded.get(file) ?? 0));
   }
-  const isUnsettled = ({ mtimeMs }: UsedFile, latest: number) => mtimeMs > latest && now - mtimeMs < grace;
+  // Rows have their times in milliseconds.
+  const isUnsettled = ({ mtimeMs }: UsedFile, latest: number) => Math.floor(mtimeMs) > latest && now - mtimeMs < grace;
   return new Set([...recorded].filter(([file, latest]) => isUnsettled(files[file]!, latest)).map(([file]) => file));
 }
 
@@ -252,20 +256,13 @@ function leavingBy(plan: PrunePlan, used: UsedImage[]): Leaving[] {
   });
 }
 
-// What of the plan's files is still there.
-function bytesLeft(targets: Target[], { deleted }: DeleteReport): number {
-  const gone = new Set(deleted.map(({ path }) => path));
-  return targets.reduce((sum, { path, bytes }) => sum + (gone.has(path) ? 0 : bytes), 0);
-}
-
-// An image that was to go and is still on record stays, for the reason that it was spared for, or because it `stays`.
+// An image that was to go, and was not taken off the record, stays for the reason that it was spared for, or `stays`.
 function report(
   plan: PrunePlan,
   used: UsedImage[],
   { unsafe, unaccounted }: CollectionPlan,
   rows: CollectedRows,
-  stays = "",
-  left = 0,
+  stays = CHANGED,
 ) {
   const lastUsed = new Map(used.map(({ manifest, lastUsed }) => [manifest.id, lastUsed]));
   const spared = new Map(rows.spared.map(({ digest, reason }) => [digest, reason]));
@@ -282,7 +279,7 @@ function report(
       last_used_at: ms === null ? null : new Date(ms).toISOString(),
     };
   });
-  const target = plan.target && { ...plan.target, left };
+  const target = plan.target && { ...plan.target, left: 0 };
   const [manifests, layers] = [rows.manifests.toSorted(), rows.layers.toSorted()];
   return { decisions, target, ...rows, manifests, layers, unsafe, unaccounted };
 }

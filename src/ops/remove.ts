@@ -1,4 +1,3 @@
-import { target } from "../cache/delete.ts";
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
 import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
@@ -56,25 +55,35 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   refuseDamaged(db, larder.home.database);
   const pins = new PinWatch(larder);
   const decide = () => decideRemoval(larder, options, pins);
-  const planned = readTransaction(db, decide);
-  if (options.dryRun) {
-    const { targets, skipped } = filesOf(larder.cache, planned);
-    return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };
+  let planned = readTransaction(db, decide);
+  let files = filesOf(larder.cache, planned);
+  if (options.dryRun) return { ...reportRows(planned), ...reportPlanned(larder, files.targets, files.skipped) };
+  // Measured before the rows go: what msb renames into its place from here on is not what was planned, and stays.
+  const look = () => {
+    if (dataVersion(db) !== planned.version) planned = readTransaction(db, decide);
+    files = filesOf(larder.cache, planned);
+    return planned.canonicals;
+  };
+  for (let tries = 1; ; tries++) {
+    await awaitSettled(larder, look, options.grace);
+    const removal = writeTransaction(db, () => {
+      // Decided before the lock, which is then held for a moment, and again where somebody wrote since: it may have
+      // been the very image. Where others write all the time, that is never over.
+      const isPlanned = dataVersion(db) === planned.version;
+      if (!isPlanned && tries < MOST_TRIES) return undefined;
+      const decided = isPlanned ? planned : decide();
+      deleteReferences(db, ids(decided.plan.drop));
+      deleteManifests(db, ids(decided.plan.collect));
+      deleteOrphans(db, decided.layerIds);
+      return decided;
+    });
+    if (!removal) continue;
+    const { targets, skipped } = removal === planned ? files : filesOf(larder.cache, removal);
+    return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
   }
-  // Measured before: what msb renames into its place from here on is not what was planned, and stays.
-  const before = new Map(filesOf(larder.cache, planned).targets.map((file) => [file.path, file]));
-  await awaitSettled(larder, planned.canonicals, () => recordedAt(larder, options.references), options.grace);
-  const removal = writeTransaction(db, () => {
-    // Decided before the lock, which is then held for a moment, and again only if somebody wrote since.
-    const decided = dataVersion(db) === planned.version ? planned : decide();
-    deleteReferences(db, ids(decided.plan.drop));
-    deleteManifests(db, ids(decided.plan.collect));
-    deleteOrphans(db, decided.layerIds);
-    return decided;
-  });
-  const { targets, skipped } = filesOf(larder.cache, removal, [], (file) => before.get(file.path) ?? target(file));
-  return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
 }
+
+const MOST_TRIES = 5;
 
 /** A removal with everything that goes with it. */
 interface Removal extends Doomed {
@@ -185,12 +194,6 @@ function quote(text: string): string {
 
 function findAsked(larder: Larder, references: string[]): Asked[] {
   return [...new Set(references)].map((text) => ({ text, rows: findImages(larder.db, text) }));
-}
-
-/** When the latest of these references was put on record, in milliseconds since 1970. */
-function recordedAt(larder: Larder, references: string[]): number {
-  const rows = findAsked(larder, references).flatMap(({ rows }) => rows);
-  return rows.reduce((latest, { updatedAt }) => Math.max(latest, updatedAt?.ms ?? 0), 0);
 }
 
 function countNames({ db }: Larder, asked: Asked[]): Map<number, Set<number>> {

@@ -1,4 +1,5 @@
 import type { Deleted, DeleteReport, Skipped, Target } from "../cache/delete.ts";
+import { groupLinks } from "../cache/file.ts";
 import type { Larder } from "../larder.ts";
 
 /** What every destructive operation reports about the disk. In a dry run `files` are those that would go. */
@@ -27,21 +28,32 @@ export function reportDeleted(larder: Larder, { deleted, skipped, failed }: Dele
   };
 }
 
-/** The report of files that a dry run would delete. */
+/** The report of files that a dry run would delete. Of a file with several names the last to go frees the blocks. */
 export function reportPlanned(larder: Larder, targets: Target[], left: Skipped[]): DiskReport {
-  const names = new Map<number, number>();
-  const files = targets.map(({ kind, path, inode, links, bytes }) => {
-    const left = (names.get(inode) ?? links) - 1;
-    names.set(inode, left);
-    return { kind, path, bytes: left === 0 ? bytes : 0 };
+  const last = new Set(groupLinks(targets).flatMap((names) => (isWhole(names) ? names.at(-1)! : [])));
+  const files = targets.map((file) => {
+    const { kind, path, bytes } = file;
+    return { kind, path, bytes: !file.link || last.has(file) ? bytes : 0 };
   });
   return { ...head(larder), dry_run: true, files, skipped: left, failed: [], bytes_reclaimed: sum(files) };
+}
+
+/** Allocated bytes of those of the targets that are still there, and would be free if they were not. */
+export function bytesLeft(targets: Target[], { deleted }: DeleteReport): number {
+  const gone = new Set(deleted.map(({ path }) => path));
+  const staying = targets.filter(({ path, link }) => !link && !gone.has(path));
+  const linked = groupLinks(targets).filter((names) => isWhole(names) && names.some(({ path }) => !gone.has(path)));
+  return sum([...staying, ...linked.map((names) => names[0]!)]);
+}
+
+function isWhole(names: Target[]): boolean {
+  return names.length === names[0]!.link!.of;
 }
 
 function head({ home }: Larder) {
   return { database: home.database, cache: home.cache };
 }
 
-function sum(files: Deleted[]): number {
+function sum(files: { bytes: number }[]): number {
   return files.reduce((total, { bytes }) => total + bytes, 0);
 }

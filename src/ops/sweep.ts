@@ -5,7 +5,7 @@ import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
 import type { CacheFile, Kind } from "../cache/paths.ts";
 import { findRunningScratch } from "../cache/work.ts";
-import { idsSpelling, listReferences } from "../db/images.ts";
+import { idsSpelling, lastRecorded, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
 import { hasManifest } from "../db/manifests.ts";
 import { openForWriting } from "../db/open.ts";
@@ -81,21 +81,15 @@ function openForSweep({ home }: Larder, isFirstStep = false): Database | undefin
 /**
  * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata files;
  * throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would take the
- * catalogue for lost. Where a file is newer than the references were last put on record, as `recordedAt` says
- * (milliseconds since 1970), it waits for the rows that are to follow: nothing else shows a load of what the cache has.
+ * catalogue for lost. Where a file is newer than its rows, it waits for those that are to follow: nothing else shows a
+ * load of what the cache has already. Before each look it asks for the canonical forms, which may change meanwhile.
  */
-export async function awaitSettled(
-  larder: Larder,
-  canonicals: string[],
-  recordedAt: () => number,
-  grace: number,
-): Promise<void> {
-  const files = canonicals.map((canonical) => larder.cache.metadata(canonicalKey(canonical)));
+export async function awaitSettled(larder: Larder, canonicals: () => string[], grace: number): Promise<void> {
   for (let waited = 0; ; waited += WAIT_MS) {
+    const files = canonicals().map((canonical) => ({ ...larder.cache.metadata(canonicalKey(canonical)), canonical }));
     const work = files.map((file) => findWriter(larder, file, grace)).find((found) => found !== undefined);
-    const newest = files.reduce((latest, file) => Math.max(latest, writtenAt(larder, file)), 0);
-    const isAwaited = newest > 0 && newest > recordedAt();
-    if (work === undefined && (!isAwaited || waited >= COMMIT_MS)) return;
+    const isAwaited = waited < COMMIT_MS && files.some((file) => isUnsettled(larder, file));
+    if (work === undefined && !isAwaited) return;
     if (work !== undefined && waited >= PATIENCE_MS)
       throw new LarderError("busy", `a pull or load of it is running ("${work}"); try again when it is done`);
     await Bun.sleep(WAIT_MS);
@@ -106,7 +100,7 @@ const WAIT_MS = 50;
 // msb puts an image on record within moments of its metadata file, and waits 5 s for the write lock at most.
 const COMMIT_MS = 10_000;
 
-type MetadataFile = CacheFile & { lock: string };
+type MetadataFile = CacheFile & { lock: string; canonical: string };
 
 function findWriter({ cache, now }: Larder, { path, lock }: MetadataFile, grace: number): string | undefined {
   if (isLocked(lock)) return lock;
@@ -114,10 +108,11 @@ function findWriter({ cache, now }: Larder, { path, lock }: MetadataFile, grace:
   return stat && now() - stat.mtimeMs < grace ? findRunningScratch(cache, now(), grace) : undefined;
 }
 
-// When a file was written whose rows may be about to follow, in milliseconds since 1970; else 0.
-function writtenAt({ now }: Larder, { path }: MetadataFile): number {
+function isUnsettled({ db, now }: Larder, { path, canonical }: MetadataFile): boolean {
   const stat = measure(path);
-  return stat?.isFile() && now() - stat.mtimeMs < COMMIT_MS ? stat.mtimeMs : 0;
+  if (!stat?.isFile() || Math.abs(now() - stat.mtimeMs) >= COMMIT_MS) return false;
+  // Rows have their times in milliseconds.
+  return Math.floor(stat.mtimeMs) > lastRecorded(db, canonical);
 }
 
 /**

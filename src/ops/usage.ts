@@ -1,5 +1,5 @@
 import { target } from "../cache/delete.ts";
-import { allocatedBytes, linkedInode, measure, measureTree } from "../cache/file.ts";
+import { allocatedBytes, type Link, linkOf, measure, measureTree } from "../cache/file.ts";
 import { readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, Kind } from "../cache/paths.ts";
 import { scanEverything } from "../cache/scan.ts";
@@ -25,8 +25,7 @@ export interface UsedFile {
   isFolder: boolean;
   /** How many images need it; 0 for what belongs to none. */
   images: number;
-  /** Where a file has several links: what they have in common, and how many there are, outside the cache too. */
-  link?: { inode: string; of: number };
+  link?: Link;
 }
 
 /** An image with the files that it needs, as indexes into `Usage.files`. */
@@ -55,7 +54,7 @@ export function targetsIn({ files }: Usage): Measure {
     // A folder, or a further link to blocks that were counted already, is seldom met, and measured for itself.
     if (!used || used.isFolder || used.link) return used && target(file);
     const { inode, mtimeMs, ctimeMs, allocated } = used;
-    return { ...file, inode, mtimeMs, ctimeMs, links: 1, bytes: allocated };
+    return { ...file, inode, mtimeMs, ctimeMs, bytes: allocated };
   };
 }
 
@@ -115,9 +114,9 @@ function indexFiles(entries: Iterable<CacheFile>, files: UsedFile[]): FileIndex 
   for (const file of entries) {
     const stat = measure(file.path);
     if (!stat) continue;
-    const inode = linkedInode(stat);
-    const again = inode !== undefined && counted.has(inode);
-    if (inode !== undefined) counted.add(inode);
+    const link = linkOf(stat);
+    const again = link !== undefined && counted.has(link.inode);
+    if (link) counted.add(link.inode);
     const { bytes, allocated } = stat.isDirectory()
       ? measureTree(file.path, counted)
       : { bytes: stat.size, allocated: allocatedBytes(stat) };
@@ -132,7 +131,7 @@ function indexFiles(entries: Iterable<CacheFile>, files: UsedFile[]): FileIndex 
       inode: stat.ino,
       isFolder: stat.isDirectory(),
       images: 0,
-      ...(inode !== undefined && { link: { inode, of: stat.nlink } }),
+      ...(link && { link }),
     });
   }
   return index;

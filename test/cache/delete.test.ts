@@ -84,7 +84,6 @@ describe("target", () => {
       inode: stat.ino,
       mtimeMs: stat.mtimeMs,
       ctimeMs: stat.ctimeMs,
-      links: 1,
       bytes: stat.blocks * 512,
     });
     expect(stat.blocks * 512).toBeLessThan(1 << 20);

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, linkSync, lstatSync, rmSync, utimesSync } from "node:fs";
+import { existsSync, linkSync, lstatSync, mkdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import type { Larder } from "../../src/larder.ts";
@@ -288,7 +288,9 @@ describe("prune", () => {
     };
     const policy = { keep: [], minAge: 0, unused: true };
     const report = await prune({ ...home.larder, now }, { ...OPTIONS, dryRun: false, policy });
-    expect(report.decisions).toMatchObject([{ action: "keep", reason: "its name has gone or moved since", bytes: 0 }]);
+    expect(report.decisions).toMatchObject([
+      { action: "keep", reason: "it was changed since the plan was made", bytes: 0 },
+    ]);
     expect(store.references()).toEqual(["acme/a:1"]);
   });
 
@@ -307,6 +309,22 @@ describe("prune", () => {
     expect(evicted).toHaveLength(500);
     expect(store.references()).toHaveLength(100);
     expect(store.references().filter((reference) => evicted.includes(reference))).toEqual([]);
+  });
+
+  test("tells what it has evicted although no file can be swept then", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    using home = store.open();
+    const evicted: (string | null)[] = [];
+    const options = { ...OPTIONS, dryRun: false, policy: { keep: [], minAge: 0, unused: true } };
+    const tell = ({ reference }: { reference: string | null }) => {
+      evicted.push(reference);
+      // Where the sweep's own connection looks.
+      mkdirSync(join(store.home, "db", "self-downgrade", "one"), { recursive: true });
+      writeFileSync(join(store.home, "db", "self-downgrade", "one", "journal.json"), "{}");
+    };
+    await expect(prune(home.larder, { ...options, evicted: tell })).rejects.toThrow("an msb downgrade is not finished");
+    expect(evicted).toEqual(["acme/a:1"]);
   });
 
   test("tells how much of a budget's plan was left because a pull runs", async () => {
@@ -348,6 +366,18 @@ describe("prune", () => {
       expect(target!.planned).toBe(bytes_reclaimed);
     });
 
+    test.each([
+      ["both names are left", (store: Store) => store.layerPath("b"), MIB],
+      ["there is a name outside of the cache", (store: Store) => join(store.home, "backup"), 0],
+    ])("counts its blocks once where a pull keeps it: %s", async (_, place, blocks) => {
+      using store = linked(place);
+      using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+      const { target } = await pruneStore(store, { maxSize: 0, keep: ["acme/pulled:1"] });
+      // Beside it one layer of the same size where it is not the other image's, and the small files of both.
+      const others = (blocks === 0 ? MIB : 0) + 4 * 4096;
+      expect(target!.left).toBe(blocks + others);
+    });
+
     test("plans what it then frees", async () => {
       using store = linked((store) => store.layerPath("b"));
       using home = store.open();
@@ -358,6 +388,17 @@ describe("prune", () => {
       expect(plan.bytes_reclaimed).toBe(report.bytes_reclaimed);
       expect(allocatedIn(store.cache)).toBe(0);
     });
+  });
+
+  test("does not count on a folder in an artifact's place, which stays", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 4096 } });
+    rmSync(store.layerPath("a"));
+    store.file(join(store.layerPath("a"), "inside"), 40_960);
+    const before = allocatedIn(store.cache);
+    const { target } = await pruneStore(store, { maxSize: 0 });
+    expect(before - target!.needed).toBe(0);
+    expect(target!.missing).toBe(allocatedIn(store.cache));
   });
 
   test("does not count on a layer that an image which no policy may take has, too", async () => {

@@ -1,11 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { writeTimestamp } from "../../src/db/timestamp.ts";
 import { FileLock } from "../../src/host/flock.ts";
 import { cacheKey } from "../../src/oci/reference.ts";
 import { remove } from "../../src/ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../../src/ops/sweep.ts";
-import { at, digestOf, Store } from "../store.ts";
+import { at, digestOf, metadataOf, Store } from "../store.ts";
 
 describe("remove", () => {
   const options = { force: false, ignoreMissing: false, dryRun: false, grace: DEFAULT_GRACE_MS };
@@ -55,12 +56,22 @@ describe("remove", () => {
     );
   });
 
+  test("takes along what a pull has written that it waited for", async () => {
+    using store = await Store.make({ one: { references: [ONE], layers: ["base"] } });
+    using larder = store.open();
+    const lock = FileLock.take(larder.cache.metadata(cacheKey(ONE)).lock!)!;
+    const removal = remove(larder, { ...options, references: [ONE] });
+    await Bun.sleep(200);
+    store.write(at.metadata(ONE), readFileSync(join(store.cache, at.metadata(ONE))), 0);
+    await store.persist([{ reference: ONE, metadata: metadataOf("one", ["base"]) }]);
+    lock.release();
+    expect((await removal).skipped).toEqual([]);
+    expect(store.files()).toEqual([]);
+  });
+
   describe("beside a load of what the cache has, which takes no lock", () => {
     const load = (store: Store) => store.write(at.metadata(ONE), readFileSync(join(store.cache, at.metadata(ONE))), 0);
-    const commit = (store: Store) =>
-      store.sql(
-        `UPDATE image_ref SET updated_at = '${new Date().toISOString().replace("T", " ").replace("Z", "000000")}'`,
-      );
+    const commit = (store: Store) => store.sql(`UPDATE image_ref SET updated_at = '${writeTimestamp(Date.now())}'`);
 
     test("waits for the rows of a metadata file that was written just now", async () => {
       using store = await Store.make({ one: { references: [ONE], layers: ["base"] } });
@@ -77,6 +88,24 @@ describe("remove", () => {
       commit(store);
       await Promise.race([removal, Bun.sleep(5000)]);
       expect(isDone).toBe(true);
+      expect(store.files()).toEqual([]);
+    });
+
+    test("waits for the rows of one image although another that goes too was put on record since", async () => {
+      const TWO = "docker.io/library/two:1";
+      using store = await Store.make({
+        one: { references: [ONE], layers: ["base"] },
+        two: { references: [TWO], layers: ["top"] },
+      });
+      store.sql("UPDATE image_ref SET updated_at = '2026-01-01 00:00:00.000000000'");
+      using larder = store.open();
+      load(store);
+      store.sql(`UPDATE image_ref SET updated_at = '${writeTimestamp(Date.now() + 20)}' WHERE reference = '${TWO}'`);
+      const removal = remove(larder, { ...options, references: [ONE, TWO] });
+      await Bun.sleep(200);
+      expect(store.rows().references).toEqual([ONE, TWO]);
+      commit(store);
+      await removal;
       expect(store.files()).toEqual([]);
     });
 

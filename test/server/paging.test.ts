@@ -74,6 +74,22 @@ describe("GET /v1/images, page by page", () => {
     expect(found.slice(0, -1).every((page) => page.length === limit)).toBe(true);
   });
 
+  test("gives each row once where a time is no text, or none that can be told", async () => {
+    using other = new TemporaryFolder();
+    fill(other.path);
+    {
+      using catalogue = Catalogue.open(other.path);
+      catalogue.db.run("UPDATE image_ref SET created_at = CAST(X'80' AS TEXT) WHERE reference = 'tie:2'");
+      catalogue.db.run("UPDATE image_ref SET created_at = X'80' WHERE reference = 'tie:3'");
+      catalogue.db.run("UPDATE image_ref SET created_at = hex(zeroblob(100000)) WHERE reference = 'tie:4'");
+      catalogue.db.run("UPDATE image_ref SET created_at = 'früher' WHERE reference = 'old:1'");
+    }
+    await using server = await Server.start(other.path);
+    const whole = (await server.get("/v1/images?all=true")).json().map(nameOf);
+    expect((await pages(server, "/v1/images?all=true&limit=1")).flat()).toEqual(whole);
+    expect(whole).toHaveLength(ROWS.length);
+  });
+
   test("keeps its filters from page to page", async () => {
     const found = await pages(server, "/v1/images?reference=tie:*&reference=undated:%2A&pinned=false&limit=2");
     expect(found).toEqual([
