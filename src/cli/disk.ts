@@ -1,9 +1,8 @@
-import { CachePaths } from "../cache/paths.ts";
-import { scanCache } from "../cache/scan.ts";
-import { exitCode, LarderError } from "../error.ts";
+import { exitCode } from "../error.ts";
 import type { Home } from "../home.ts";
 import { type Larder, openEmpty, openToRead, openToWrite } from "../larder.ts";
 import type { DiskReport } from "../ops/report.ts";
+import { refuseUnaccounted } from "../ops/strays.ts";
 import { printable } from "../output/table.ts";
 import { count } from "../output/units.ts";
 import { complain, say } from "./terminal.ts";
@@ -31,11 +30,7 @@ export function sayUnsafe(rows: string[]): void {
 export function openToSweep(home: Home, isDryRun: boolean, verb: string): Larder {
   const larder = isDryRun ? openToRead(home) : openToWrite(home);
   if (larder) return larder;
-  for (const { path } of scanCache(new CachePaths(home.cache)))
-    throw new LarderError(
-      "unaccounted",
-      `nothing was swept: there is no catalogue at "${home.database}" to account for "${path}"`,
-    );
+  refuseUnaccounted(home);
   say(`Nothing to ${verb} (there is no catalogue at "${home.database}")`);
   return openEmpty(home);
 }

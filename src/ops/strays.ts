@@ -4,12 +4,14 @@ import type { Skipped, Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import { manifestNamedBy } from "../cache/metadata.ts";
-import { type CacheFile, erofsName, FOLDERS, metadataName, vmdkName } from "../cache/paths.ts";
+import { type CacheFile, CachePaths, erofsName, FOLDERS, metadataName, vmdkName } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
+import { LarderError } from "../error.ts";
+import type { Home } from "../home.ts";
 import type { Larder } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
@@ -19,6 +21,15 @@ import { measureTargets } from "./doomed.ts";
 export interface Strays {
   targets: Target[];
   skipped: Skipped[];
+}
+
+/** Throws `unaccounted` where the cache of a home that has no catalogue holds a file. */
+export function refuseUnaccounted({ database, cache }: Home): void {
+  for (const { path } of scanCache(new CachePaths(cache)))
+    throw new LarderError(
+      "unaccounted",
+      `nothing was swept: there is no catalogue at "${database}" to account for "${path}"`,
+    );
 }
 
 /** Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. */

@@ -149,7 +149,7 @@ export const ROUTES: Route[] = [
     query: schemas.NoQuery,
     body: schemas.GcBody,
     answer: schemas.GcSchema,
-    problems: [403, 404, 409, 503],
+    problems: [403, 409, 503],
     handle: collect,
   },
   {
@@ -159,7 +159,7 @@ export const ROUTES: Route[] = [
     query: schemas.NoQuery,
     body: schemas.PruneBody,
     answer: schemas.PruneSchema,
-    problems: [403, 404, 409, 503],
+    problems: [403, 409, 503],
     handle: pruneImages,
   },
   {
@@ -191,7 +191,6 @@ export const ROUTES: Route[] = [
     summary: "What the cache holds, what is shared, what can be reclaimed",
     query: schemas.NoQuery,
     answer: schemas.DfSchema,
-    problems: [404],
     handle: async ({ reader }) => ({ json: await reader.run<DfReport>({ kind: "df" }) }),
   },
   {

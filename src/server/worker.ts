@@ -1,7 +1,7 @@
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
-import { openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
+import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
 import { parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { examine } from "../ops/check/report.ts";
@@ -11,6 +11,7 @@ import { notFound } from "../ops/images.ts";
 import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
 import { prune } from "../ops/prune.ts";
 import { remove } from "../ops/remove.ts";
+import { refuseUnaccounted } from "../ops/strays.ts";
 import { WarmHome } from "./catalogue.ts";
 import type { Failure, Job, Request, Response } from "./jobs.ts";
 
@@ -47,10 +48,7 @@ async function run(home: Home, job: Job): Promise<unknown> {
   if (job.kind === "persist") return persistOne(home, job.reference, job.metadata);
   if (job.kind === "batch") return persistBatch(home, job.lines);
   if (job.kind === "examine") return examine(home, { ...job.options, stopped });
-  const isReading = job.kind === "df" || job.options.dryRun;
-  const larder = isReading ? openToRead(home) : openToWrite(home);
-  if (!larder) throw job.kind === "remove" ? notFound(job.options.references[0]!) : noCatalogue(home);
-  return withLarder<unknown>(larder, (larder) => {
+  return withLarder<unknown>(open(home, job), (larder) => {
     if (job.kind === "remove") return remove(larder, { ...job.options, stopped });
     if (job.kind === "gc") return gc(larder, { ...job.options, stopped });
     if (job.kind === "prune") return prune(larder, { ...job.options, stopped });
@@ -58,9 +56,14 @@ async function run(home: Home, job: Job): Promise<unknown> {
   });
 }
 
-/** The error of an operation that needs a catalogue where there is none. */
-function noCatalogue(home: Home): LarderError {
-  return new LarderError("not_found", `there is no catalogue at "${home.database}"`);
+// Where there is no catalogue, an empty one is as good, as it is for the commands.
+function open(home: Home, job: Exclude<Job, { kind: "persist" | "batch" | "examine" }>): Larder {
+  const isReading = job.kind === "df" || job.options.dryRun;
+  const larder = isReading ? openToRead(home) : openToWrite(home);
+  if (larder) return larder;
+  if (job.kind === "remove") throw notFound(job.options.references[0]!);
+  if (job.kind !== "df") refuseUnaccounted(home);
+  return openEmpty(home);
 }
 
 // A home is opened, and so perhaps made, only once there is something to put on record.

@@ -20,11 +20,11 @@ const DOCUMENTED: Record<string, number[]> = {
   "get /v1/image/detail": [200, 401, 403, 404, 422, 500, 503],
   "put /v1/image": [200, 400, 401, 403, 404, 408, 413, 415, 422, 500, 503],
   "delete /v1/image": [200, 401, 403, 404, 409, 422, 500, 503],
-  "post /v1/gc": [200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503],
-  "post /v1/prune": [200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503],
+  "post /v1/gc": [200, 400, 401, 403, 408, 409, 413, 415, 422, 500, 503],
+  "post /v1/prune": [200, 400, 401, 403, 408, 409, 413, 415, 422, 500, 503],
   "get /v1/check": [200, 401, 403, 409, 422, 500, 503],
   "post /v1/repair": [200, 400, 401, 403, 408, 409, 413, 415, 422, 500, 503],
-  "get /v1/df": [200, 401, 403, 404, 422, 500, 503],
+  "get /v1/df": [200, 401, 403, 422, 500, 503],
   "get /healthz": [200, 403, 422, 500],
   "get /readyz": [200, 403, 422, 500, 503],
   "get /metrics": [200, 401, 403, 422, 500, 503],
@@ -381,10 +381,7 @@ describe("a home without a catalogue", () => {
   test.each<[method: string, target: string, body: string | undefined]>([
     ["GET", "/v1/image?reference=a", undefined],
     ["GET", "/v1/image/detail?reference=a", undefined],
-    ["GET", "/v1/df", undefined],
     ["DELETE", "/v1/image?reference=a", undefined],
-    ["POST", "/v1/gc", "{}"],
-    ["POST", "/v1/prune", '{"unused":true}'],
   ])("%s %s finds nothing", async (method, target, body) => {
     using folder = new TemporaryFolder();
     await using server = await Server.start(folder.path, { args: ["--allow-writes"] });

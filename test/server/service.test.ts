@@ -2,7 +2,7 @@ import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { Catalogue, digest } from "../cli/catalogue.ts";
 import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
@@ -440,13 +440,39 @@ describe("larder --serve", () => {
     ["PUT", "/v1/image?reference=NOT+ONE", JSON.stringify(metadataOf("web", ["base"])), 422],
     ["POST", "/v1/images", "", 200],
     ["POST", "/v1/images", "{}\n", 200],
+    ["DELETE", "/v1/image?reference=python:3.12", undefined, 404],
+    ["POST", "/v1/gc", "{}", 200],
+    ["POST", "/v1/prune", '{"unused":true}', 200],
+    ["POST", "/v1/repair", "{}", 200],
+    ["GET", "/v1/df", undefined, 200],
   ])("makes no catalogue where nothing is put on record: %s %s %p", async (method, target, body, status) => {
     using folder = new TemporaryFolder();
     await using server = await Server.start(folder.path, { args: ["--allow-writes"] });
-    const headers = { "content-type": method === "POST" ? "application/x-ndjson" : "application/json" };
+    const headers = { "content-type": target === "/v1/images" ? "application/x-ndjson" : "application/json" };
     const answer = await server.ask(method, target, body === undefined ? {} : { body, headers });
     expect(answer.status).toBe(status);
     expect(existsSync(join(folder.path, "db"))).toBe(false);
+  });
+
+  test("reports the disk without a catalogue as the command does, and sweeps nothing that none accounts for", async () => {
+    using folder = new TemporaryFolder();
+    await using server = await Server.start(folder.path, { args: ["--allow-writes"] });
+    for (const [target, ...command] of [
+      ["/v1/gc", "gc"],
+      ["/v1/prune", "prune", "--unused"],
+    ] as const) {
+      const answer = await server.post(target, command.length > 1 ? { unused: true } : {});
+      expect(answer.json()).toEqual(await larderJson(folder.path, [...command]));
+    }
+    const file = join(folder.path, "cache", at.layer("base"));
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, "layer");
+    expect((await server.get("/v1/df")).json().total.files).toBe(1);
+    for (const dry_run of [true, false]) {
+      const refused = await server.post("/v1/gc", { dry_run });
+      expect([refused.status, refused.json().code]).toEqual([409, "unaccounted"]);
+    }
+    expect(existsSync(file)).toBe(true);
   });
 
   test("shows its help, and refuses flags that it does not have", async () => {
