@@ -49,6 +49,12 @@ function parseAny(text: string): Timestamp | undefined {
   return { ms: whole + Number(nanos) / 1e6, rfc3339: `${seconds}${fraction(nanos)}+00:00` };
 }
 
+/** A moment, in milliseconds since 1970, in the form of `Timestamp.rfc3339`. */
+export function toRfc3339(ms: number): string {
+  const iso = new Date(ms).toISOString();
+  return `${iso.slice(0, 19)}${fraction(`${iso.slice(20, 23)}000000`)}+00:00`;
+}
+
 function fraction(nanos: string): string {
   if (nanos === "" || nanos === "000000000") return "";
   if (nanos.endsWith("000000")) return `.${nanos.slice(0, 3)}`;

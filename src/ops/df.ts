@@ -2,6 +2,7 @@ import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
 import { refuseLostLayers } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
+import { toRfc3339 } from "../db/timestamp.ts";
 import { LarderError } from "../error.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
@@ -122,7 +123,7 @@ function toImage({ manifest, files: needed, lastUsed, pinnedBy }: Usage["images"
     references: manifest.names.map(({ reference }) => reference),
     own_bytes: bytes(false),
     shared_bytes: bytes(true),
-    last_used_at: lastUsed === null ? null : new Date(lastUsed).toISOString(),
+    last_used_at: lastUsed === null ? null : toRfc3339(lastUsed),
     pinned_by: pinnedBy,
   };
 }

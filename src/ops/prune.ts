@@ -2,6 +2,7 @@ import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
+import { toRfc3339 } from "../db/timestamp.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { isLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
@@ -276,7 +277,7 @@ function report(
       ...(action === "evict" &&
         !isGone && { ...STAYS, cause: "changed" as const, reason: spared.get(digest) ?? stays }),
       ...(unaccounted !== null && { ...STAYS, ...UNACCOUNTED }),
-      last_used_at: ms === null ? null : new Date(ms).toISOString(),
+      last_used_at: ms === null ? null : toRfc3339(ms),
     };
   });
   const target = plan.target && { ...plan.target, left: 0 };

@@ -105,6 +105,7 @@ describe("larder df", () => {
       { kind: "snapshot", name: "golden" },
     ]);
     expect(new Date(b.last_used_at).getTime()).toBeCloseTo(Date.now() - 2 * DAY, -6);
+    expect(b.last_used_at).toEndWith("+00:00");
   });
 
   test("gives a terminal a bar a row", async () => {

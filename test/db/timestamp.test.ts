@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { parseTimestamp, writeTimestamp } from "../../src/db/timestamp.ts";
+import { parseTimestamp, toRfc3339, writeTimestamp } from "../../src/db/timestamp.ts";
 
 // 2026-03-05 07:08:09 UTC, in seconds since 1970.
 const SECONDS = 1_772_694_489;
@@ -131,4 +131,14 @@ describe("writeTimestamp", () => {
     expect([...texts].reverse().sort()).toEqual(texts);
     expect(texts.map((text) => parseTimestamp(text)?.ms)).toEqual(moments);
   });
+});
+
+test.each([
+  [0, "1970-01-01T00:00:00+00:00"],
+  [SECONDS * 1000, `${DAY}T07:08:09+00:00`],
+  [SECONDS * 1000 + 70, `${DAY}T07:08:09.070+00:00`],
+  [parseTimestamp("0001-01-01 00:00:00")!.ms, "0001-01-01T00:00:00+00:00"],
+])("toRfc3339 writes %p as a row's time is shown", (ms, text) => {
+  expect(toRfc3339(ms)).toBe(text);
+  expect(parseTimestamp(writeTimestamp(ms))?.rfc3339).toBe(text);
 });

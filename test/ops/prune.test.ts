@@ -416,7 +416,9 @@ describe("prune", () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], used: 3 * DAY });
     const report = await pruneStore(store, { olderThan: 30 * DAY });
-    expect(Date.now() - Date.parse(report.decisions[0]!.last_used_at!)).toBeCloseTo(3 * DAY, -5);
+    const { last_used_at } = report.decisions[0]!;
+    expect(Date.now() - Date.parse(last_used_at!)).toBeCloseTo(3 * DAY, -5);
+    expect(last_used_at).toEndWith("+00:00");
   });
 
   test("counts the blocks of a sparse flat blob for a budget, and not its length", async () => {
