@@ -170,14 +170,20 @@ function deleteBatch(targets: Target[], first: number, work: RunningWork, guard:
  */
 class RunningWork {
   private readonly any: string | undefined;
+  /** Why that cannot be told: then no file may go that any work forbids. */
+  private readonly failure: unknown;
   private readonly scratch: string | undefined;
   private readonly until: number;
 
   constructor(private readonly guard: Pick<Guard, "cache" | "now" | "grace">) {
     const { cache, now, grace } = guard;
     const start = performance.now();
-    this.any = findRunningWork(cache, now(), grace);
-    this.scratch = this.any && findRunningScratch(cache, now(), grace);
+    try {
+      this.any = findRunningWork(cache, now(), grace);
+    } catch (failure) {
+      this.failure = failure;
+    }
+    if (this.any !== undefined || this.failure !== undefined) this.scratch = findRunningScratch(cache, now(), grace);
     const end = performance.now();
     this.until = end + Math.max(end - start, FRESH_MS);
   }
@@ -191,7 +197,10 @@ class RunningWork {
   }
 
   obstacleOf({ kind, mtimeMs }: Pick<Target, "kind" | "mtimeMs">): string | undefined {
-    if (kind !== "metadata") return this.any;
+    if (kind !== "metadata") {
+      if (this.failure !== undefined) throw this.failure;
+      return this.any;
+    }
     return this.guard.now() - mtimeMs < this.guard.grace ? this.scratch : undefined;
   }
 }

@@ -63,7 +63,10 @@ export class FileLock {
   }
 }
 
-/** Whether some process holds the lock at `path` exclusively. A missing file is not locked, and none is created. */
+/**
+ * Whether some process holds the lock at `path` exclusively. A missing file is not locked, and none is created. Throws
+ * `failed` where another user's may not be opened: it may be held, and to wait for it may be to wait for ever.
+ */
 export function isLocked(path: string): boolean {
   let fd: number;
   try {
@@ -71,10 +74,14 @@ export function isLocked(path: string): boolean {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false;
-    // A link where a lock belongs is nobody's lock; another user's, which may not be opened, may be held.
+    // A link where a lock belongs is nobody's lock.
     if (isErrno(error, "ELOOP")) return false;
-    if (isErrno(error, "EACCES") || isErrno(error, "EPERM")) return true;
-    throw error;
+    if (!isErrno(error, "EACCES")) throw error;
+    throw new LarderError(
+      "failed",
+      `cannot tell whether the lock "${path}" is held: it is another user's (run larder as root, or give the file to the owner of its folder)`,
+      error,
+    );
   }
   try {
     // Shared, so that two processes that look do not take each other for the holder.

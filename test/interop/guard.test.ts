@@ -161,6 +161,7 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
   // Where that user can run msb from, wherever the tests themselves lie.
   const tools = new TemporaryFolder();
   const theirMsb = join(tools.path, "msb");
+  const asThem = ["setpriv", `--reuid=${USER}`, `--regid=${GROUP}`, "--clear-groups"];
   beforeAll(() => {
     chmodSync(tools.path, 0o755);
     copyFileSync(MSB, theirMsb);
@@ -170,13 +171,26 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
 
   /** Runs msb as the user who owns the home. */
   async function theirs(home: string, ...args: string[]): Promise<Outcome> {
-    const child = Bun.spawn(["setpriv", `--reuid=${USER}`, `--regid=${GROUP}`, "--clear-groups", theirMsb, ...args], {
+    const child = Bun.spawn([...asThem, theirMsb, ...args], {
       env: { MSB_HOME: home, HOME: home, PATH: process.env.PATH, TZ: "UTC" },
       stdout: "pipe",
       stderr: "pipe",
     });
     const [code, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
     return { code, stdout, stderr };
+  }
+
+  /** Runs larder as that user, who asks for JSON. */
+  async function theirLarder(home: string, ...args: string[]) {
+    const larder = join(tools.path, "larder");
+    if (!existsSync(larder)) copyFileSync(EXECUTABLE, larder);
+    const child = Bun.spawn([...asThem, larder, ...args, "--format", "json", "--home", home], {
+      env: { TZ: "UTC" },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [code, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
+    return { code, out: stdout === "" ? undefined : JSON.parse(stdout), stderr };
   }
 
   function give(path: string): void {
@@ -261,26 +275,43 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     using folder = await theirFolder();
     const home = folder.path;
     expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
-    const theirLarder = join(tools.path, "larder");
-    copyFileSync(EXECUTABLE, theirLarder);
     const mine = join(home, "cache", "tmp", "load-root");
     mkdirSync(mine, { mode: 0o700 });
     plant(home, `fsmeta/sha256_${"0".repeat(64)}.erofs`);
     lchownSync(join(home, "cache", "fsmeta", `sha256_${"0".repeat(64)}.erofs`), USER, GROUP);
     age(home);
-    const larder = async (...args: string[]) => {
-      const child = Bun.spawn(
-        ["setpriv", `--reuid=${USER}`, `--regid=${GROUP}`, "--clear-groups", theirLarder, ...args, "--home", home],
-        { env: { TZ: "UTC" }, stdout: "pipe", stderr: "pipe" },
-      );
-      return { code: await child.exited, out: JSON.parse(await child.stdout.text()) };
-    };
-    expect(await larder("df", "--format", "json")).toMatchObject({ code: 0 });
-    const { code, out } = await larder("gc", "--format", "json");
+    expect(await theirLarder(home, "df")).toMatchObject({ code: 0 });
+    const { code, out } = await theirLarder(home, "gc");
     expect(code).toBe(1);
     expect(out.failed.map(({ path }: { path: string }) => path)).toEqual([mine]);
     expect(readFiles(home)).toEqual(expect.not.arrayContaining([`fsmeta/sha256_${"0".repeat(64)}.erofs`]));
     expect(readRows(home)).toEqual(rowsOf(IMAGES));
+  });
+
+  test("is not collected where root has left a lock in it, and larder says so instead of waiting for its end", async () => {
+    using folder = await theirFolder();
+    const home = folder.path;
+    expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
+    const stray = `fsmeta/sha256_${"0".repeat(64)}.erofs`;
+    plant(home, stray);
+    lchownSync(join(home, "cache", stray), USER, GROUP);
+    const mine = join(home, "cache", "tmp", `sha256_${"1".repeat(64)}.download.lock`);
+    writeFileSync(mine, "", { mode: 0o600 });
+    age(home);
+    const why = `cannot tell whether the lock "${mine}" is held`;
+    const files = readFiles(home);
+    const { code, out, stderr } = await theirLarder(home, "gc");
+    expect(code).toBe(1);
+    expect(out.failed).toEqual([
+      { kind: "fsmeta", path: join(home, "cache", stray), reason: expect.stringContaining(why) },
+    ]);
+    expect(stderr).toContain(why);
+    const pruned = await theirLarder(home, "prune", "--unused", "--min-age", "0s");
+    expect(pruned).toMatchObject({ code: 1, stderr: expect.stringContaining(why) });
+    expect(readRows(home)).toEqual(rowsOf(IMAGES));
+    expect(readFiles(home)).toEqual(files);
+    give(mine);
+    expect(await theirLarder(home, "gc")).toMatchObject({ code: 0, out: { failed: [], files: [{ kind: "fsmeta" }] } });
   });
 
   test.each([{ before: "made by msb" }, { before: "not there" }])(
