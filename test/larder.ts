@@ -35,6 +35,14 @@ export async function run(args: string[], { env = {}, cwd, stdin = "", under = [
   return { code, stdout, stderr };
 }
 
+/** Runs larder again for as long as it answers that others are busy with the home (75), as its callers should. */
+export async function runUntilFree(...[args, options]: Parameters<typeof run>): Promise<Outcome> {
+  for (;;) {
+    const outcome = await run(args, options);
+    if (outcome.code !== 75) return outcome;
+  }
+}
+
 /** Runs larder on a home. */
 export function larder(home: string, ...args: string[]): Promise<Outcome> {
   return run([...args, "--home", home]);

@@ -784,5 +784,5 @@ describe("larder gc", () => {
     expect(untagged.rows()).toEqual(rows);
     expect(untagged.files()).toEqual(untagged.filesOf("kept", "lost").filter((path) => path !== at.metadata(LOST)));
     expect(strays.files()).toEqual(files);
-  }, 20_000);
+  });
 });

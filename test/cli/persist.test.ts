@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
-import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
+import { larder, larderJson, run, runUntilFree, TemporaryFolder } from "../larder.ts";
 import { hasTool } from "../tools.ts";
 import { Catalogue, digest, metadata, SOUND, snapshot } from "./catalogue.ts";
 
@@ -634,7 +634,8 @@ describe("persist on a host without a catalogue", () => {
     using folder = new TemporaryFolder();
     const home = join(folder.path, "home");
     const names = ["a", "b", "c", "d", "e", "f"];
-    await Promise.all(names.map((name) => persist(home, metadata(), name)));
+    const args = (name: string) => ["persist", name, "--metadata", "-", "--home", home];
+    await Promise.all(names.map((name) => runUntilFree(args(name), { stdin: metadata() })));
     expect(references(home).sort()).toEqual(names);
     using catalogue = Catalogue.open(home);
     expect(catalogue.rows("SELECT count(*) AS n FROM seaql_migrations")).toEqual([{ n: 6n }]);
@@ -804,7 +805,7 @@ describe("persist refuses", () => {
       expect(catalogue.rows("SELECT name FROM sqlite_master WHERE name LIKE 'idx_image_ref%'")).toEqual([]);
     }
     expect(readdirSync(at("made/db"))).toEqual(["msb.db.migration.lock"]);
-  }, 15_000);
+  });
 
   test("nothing for a lease or a lock that is given up in time", async () => {
     using folder = new TemporaryFolder();

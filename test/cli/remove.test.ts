@@ -588,5 +588,5 @@ describe("larder remove", () => {
     }
     expect(store.rows()).toEqual(rows);
     expect(store.files()).toEqual(store.filesOf("one", "two").filter((path) => path !== at.metadata(ALIAS)));
-  }, 20_000);
+  });
 });

@@ -135,7 +135,15 @@ describe("standard error", () => {
     const output = join(folder.path, "output");
     await Bun.write(input, lines);
     const args = ["persist", "--batch", input, "--home", join(folder.path, "home")];
-    const { code, screen } = await onTerminal(args, { wiring: `>${output}` });
+    const show = async () => {
+      const start = performance.now();
+      const shown = await onTerminal(args, { wiring: `>${output}` });
+      return { ...shown, isMoment: performance.now() - start < 1000 };
+    };
+    let shown = await show();
+    // A slow disk may make it a long one.
+    for (let tries = 0; tries < 9 && !shown.isMoment; tries++) shown = await show();
+    const { code, screen } = shown;
     // What is over in a moment needs none; interruption.test.ts has what takes longer.
     expect({ code, screen }).toEqual({ code: 0, screen: "" });
     expect(readFileSync(output, "utf8").trimEnd().split("\n")).toHaveLength(450);

@@ -144,7 +144,7 @@ describe("writeTransaction", () => {
         rows: [],
       }),
     );
-  }, 20_000);
+  });
 
   test.each<[string, string, string | number]>([
     ["that ran out", "install_exclusive", "2026-01-01 00:00:00"],

@@ -63,7 +63,7 @@ async function list(env: Record<string, string>, cwd = "/", executable = EXECUTA
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
-    timeout: 3000,
+    timeout: 30_000,
   });
   const [code, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
   return { code, stdout, stderr };

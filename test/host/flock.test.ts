@@ -198,6 +198,6 @@ describe("isLocked", () => {
       const { isLocked } = await import(${JSON.stringify(import.meta.resolve("../../src/host/flock.ts"))});
       process.exit(isLocked(${JSON.stringify(pipe)}) ? 1 : 0);`;
     // Stopped from outside where it waits: nothing inside the process could.
-    expect(Bun.spawnSync([process.execPath, "-e", code], { timeout: 3000, killSignal: "SIGKILL" }).exitCode).toBe(0);
+    expect(Bun.spawnSync([process.execPath, "-e", code], { timeout: 30_000, killSignal: "SIGKILL" }).exitCode).toBe(0);
   });
 });

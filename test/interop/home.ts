@@ -1,5 +1,5 @@
 import { Database } from "bun:sqlite";
-import { lutimesSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, lutimesSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { build, digestOf, type ImageSpec } from "./archive.ts";
 
@@ -122,7 +122,9 @@ export function readLocks(home: string): string[] {
 }
 
 function entriesOf(home: string): string[] {
-  return readdirSync(join(home, "cache"), { recursive: true, withFileTypes: true })
+  const cache = join(home, "cache");
+  if (!existsSync(cache)) return [];
+  return readdirSync(cache, { recursive: true, withFileTypes: true })
     .filter((entry) => !entry.isDirectory())
     .map((entry) => join(entry.parentPath, entry.name).slice(home.length + "/cache/".length))
     .sort();

@@ -26,7 +26,9 @@ const IMAGES: ImageSpec[] = REPOSITORIES.flatMap((repository, r) =>
 );
 const REFERENCES = IMAGES.flatMap(({ tags }) => tags);
 
-/** A home that msb has loaded, a day of age between one image and the next: the first named is the oldest. */
+/** A home that msb has loaded, a day of age between one image and the next: the first named is the oldest. An hour more,
+ * so that a dry run and the run after it round every age alike.
+ */
 class LoadedHome implements Disposable {
   private readonly folder = new TemporaryFolder();
   readonly path = this.folder.path;
@@ -36,7 +38,7 @@ class LoadedHome implements Disposable {
     const home = new LoadedHome();
     await load(home.path, [...IMAGES, ...extra]);
     REFERENCES.forEach((reference, i) => {
-      home.age(reference, (REFERENCES.length - i) * DAY);
+      home.age(reference, (REFERENCES.length - i) * DAY + 60 * MINUTE);
     });
     home.ageFiles();
     return home;
@@ -54,6 +56,7 @@ class LoadedHome implements Disposable {
 
   private rows<T>(sql: string, ...values: string[]): T[] {
     using db = new Database(join(this.path, "db", "msb.db"), { readonly: true });
+    db.run("PRAGMA busy_timeout = 5000");
     return db.query<T, string[]>(sql).all(...values);
   }
 

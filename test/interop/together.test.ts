@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync, statSync, utimesSync } from "node:fs";
+import { readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
-import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
+import { larder, larderJson, run, runUntilFree, TemporaryFolder } from "../larder.ts";
 import { build, type ImageSpec, type LayerSpec, noise, writeArchive } from "./archive.ts";
 import {
   addSandbox,
@@ -151,7 +151,7 @@ describe("eight larder processes and msb at work on one home", () => {
       ),
     );
     const persisting = images.map((batch) =>
-      run(["persist", "--batch", "-", "--home", home], {
+      runUntilFree(["persist", "--batch", "-", "--home", home], {
         stdin: batch
           .flatMap((spec) =>
             spec.tags.map((reference) => `{"reference":"${reference}","metadata":${metadataOf(spec)}}\n`),
@@ -297,6 +297,11 @@ describe("a load that is half-way", () => {
   const big: LayerSpec = { files: { big: noise(6, 6_000_000) }, compression: "none" };
   const NEW: ImageSpec = { tags: ["new:1"], layers: [BASE, big] };
 
+  async function untilStopped(pid: number): Promise<void> {
+    const state = () => /^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+    while (!["T", "Z"].includes(state() ?? "Z")) await Bun.sleep(1);
+  }
+
   /** Loads an archive until a file shows in `tmp/`, and stops msb there; one that was too fast for that loads again. */
   async function stopLoad(home: string, path: string, sign: RegExp): Promise<ReturnType<typeof start>> {
     for (;;) {
@@ -304,7 +309,11 @@ describe("a load that is half-way", () => {
       while (child.exitCode === null) {
         if (readdirSync(join(home, "cache", "tmp")).some((name) => sign.test(name))) {
           child.kill("SIGSTOP");
-          return child;
+          await untilStopped(child.pid);
+          if (readdirSync(join(home, "cache", "tmp")).some((name) => sign.test(name))) return child;
+          // It was done with that before it stopped.
+          child.kill("SIGCONT");
+          await child.exited;
         }
         await Bun.sleep(0);
       }

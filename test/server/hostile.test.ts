@@ -134,7 +134,7 @@ describe("a hostile client", () => {
     for (let round = 0; round < 10; round++) await many(100, (i) => cut(1 + ((i * 7 + round) % (whole.length - 1))));
     await expectWell(server);
     expect((await server.post("/v1/prune", { unused: true, dry_run: true })).status).toBe(200);
-  }, 30_000);
+  });
 
   test("with 500 connections that say nothing, or half of it, keeps nobody else out", async () => {
     const open = await many(500, () => server.connect());
@@ -147,7 +147,7 @@ describe("a hostile client", () => {
       for (const socket of open) socket.destroy();
     }
     await expectWell(server);
-  }, 30_000);
+  });
 
   test("with 500 requests at once is told when to come again, while probes are answered", async () => {
     const bodies = 300;
@@ -168,9 +168,11 @@ describe("a hostile client", () => {
     for (let i = 0; i < 200 && refused.status !== 200; i++) refused = await server.get("/v1/df");
     expect(refused.status).toBe(200);
     await expectWell(server);
-  }, 30_000);
+  });
 
   test("cannot make memory grow by asking, however much", async () => {
+    // One that nobody has asked yet: what others have made it take would hide what this does.
+    await using server = await Server.start(store.path, { address: `unix:${join(store.path, "own.sock")}` });
     const ask = async (requests: number) => {
       const request = "GET /v1/images HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere?a=1 HTTP/1.1\r\nHost: x\r\n\r\n";
       let answered = 0;
@@ -197,5 +199,5 @@ describe("a hostile client", () => {
     console.error(`memory: ${before.toFixed(0)} MiB, and ${after.toFixed(0)} MiB 60,000 requests later`);
     expect(after - before).toBeLessThan(64);
     await expectWell(server);
-  }, 60_000);
+  });
 });

@@ -84,7 +84,7 @@ describe("a catalogue under a lock", () => {
     expect((await server.get("/v1/images")).status).toBe(200);
     writer.run("ROLLBACK");
     expect((await server.ask("PUT", "/v1/image?reference=ghcr.io/acme/web:1")).status).toBe(200);
-  }, 20_000);
+  });
 });
 
 describe("work that takes longer than a client may be silent", () => {
