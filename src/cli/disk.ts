@@ -12,7 +12,8 @@ const SHOWN = 5;
 /** Says on standard error which store was acted on, what was left for later, and what the system refused. */
 export function sayDisk(report: DiskReport): void {
   say(`database ${report.database}, cache ${report.cache}`);
-  for (const reason of new Set(report.failed.map(({ reason }) => reason))) complain(reason);
+  for (const [reason, files] of Map.groupBy(report.failed, ({ reason }) => reason))
+    complain(files.length > 1 ? `${reason} (${count(files.length, "file")} left)` : reason);
   for (const { path, reason } of report.skipped.slice(0, SHOWN)) say(`left ${printable(path)}: ${printable(reason)}`);
   if (report.skipped.length > SHOWN)
     say(`left ${count(report.skipped.length - SHOWN, "more file")} (--format json names them all)`);

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
-import { isLocked } from "../host/flock.ts";
+import { mayBeLocked } from "../host/flock.ts";
 import { adopt } from "../host/ownership.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
@@ -235,7 +235,7 @@ function hasSettledShape(db: Database, path: string, patienceMs = BUSY_TIMEOUT_M
     try {
       return hasShape(db, path);
     } catch (error) {
-      if (!isLocked(migrationLock(path))) {
+      if (!mayBeLocked(migrationLock(path))) {
         if (lastLook) throw error;
         lastLook = true;
       } else if (Date.now() < deadline) {

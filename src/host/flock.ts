@@ -65,7 +65,7 @@ export class FileLock {
 
 /**
  * Whether some process holds the lock at `path` exclusively. A missing file is not locked, and none is created. Throws
- * `failed` where another user's may not be opened: it may be held, and to wait for it may be to wait for ever.
+ * `failed` where it may not be opened: another user's may be held, and to wait for it may be to wait for ever.
  */
 export function isLocked(path: string): boolean {
   let fd: number;
@@ -79,7 +79,7 @@ export function isLocked(path: string): boolean {
     if (!isErrno(error, "EACCES")) throw error;
     throw new LarderError(
       "failed",
-      `cannot tell whether the lock "${path}" is held: it is another user's (run larder as root, or give the file to the owner of its folder)`,
+      `cannot tell whether the lock "${path}" is held: it may not be opened (run larder as root, or give the file to the owner of its folder)`,
       error,
     );
   }
@@ -91,12 +91,25 @@ export function isLocked(path: string): boolean {
   }
 }
 
+/** The same of a lock that may not be opened, for which there is no other answer: it may be held. */
+export function mayBeLocked(path: string): boolean {
+  try {
+    return isLocked(path);
+  } catch (error) {
+    if (error instanceof LarderError) return true;
+    throw error;
+  }
+}
+
 function openLockFile(path: string): number {
   const flags = constants.O_RDWR | constants.O_NOFOLLOW;
   for (;;) {
     try {
       return openSync(path, flags);
     } catch (error) {
+      // Another user's that all can read (msb 0.5 leaves such) can be locked all the same.
+      if (isErrno(error, "EACCES"))
+        return openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
       if (!isErrno(error, "ENOENT")) throw error;
     }
     try {

@@ -4,7 +4,7 @@ import { scanCache } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
 import { fileSystemOf } from "../host/disk.ts";
-import { isLocked } from "../host/flock.ts";
+import { mayBeLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { canonicalKey } from "../oci/reference.ts";
@@ -221,7 +221,7 @@ function findUnsettled(used: UsedImage[], files: UsedFile[], now: number, grace:
   return new Set([...recorded].filter(([file, latest]) => isUnsettled(files[file]!, latest)).map(([file]) => file));
 }
 
-// A lock that is held, or a metadata file that the running load may just have written.
+// A lock that is held, or may be, or a metadata file that the running load may just have written.
 function findHeldFile(
   cache: CachePaths,
   { manifest, canonicals }: UsedImage,
@@ -232,7 +232,7 @@ function findHeldFile(
   );
   const layers = manifest.layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).lock! : []));
   const fsmeta = isDigest(manifest.digest) ? [cache.fsmeta(manifest.digest).lock!] : [];
-  const held = [...metadata.map(({ lock }) => lock), ...fsmeta, ...layers].find(isLocked);
+  const held = [...metadata.map(({ lock }) => lock), ...fsmeta, ...layers].find(mayBeLocked);
   if (held !== undefined || !isLoading) return held;
   return metadata.find(({ path }) => now - (measure(path)?.mtimeMs ?? 0) < grace)?.path;
 }

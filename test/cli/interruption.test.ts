@@ -71,7 +71,7 @@ describe.each(SIGNALS)("%s", (signal, code) => {
       const ended = await interrupt(args, signal, () => store.rows().manifests.length === 1);
       expect(ended).toMatchObject({ code, signal: null });
       expect(ended.stderr).toEndWith(`stopped by ${signal}: what is left, the next gc or prune takes\n`);
-      expect(JSON.parse(ended.stdout)).toMatchObject({ references: [GONE], dry_run: false });
+      expect(JSON.parse(ended.stdout)).toMatchObject({ references: [GONE], dry_run: false, skipped: [] });
       // Without its rows the metadata file would make the catalogue look lost. Nothing else went.
       expect(store.files()).toEqual(store.filesOf("gone", "kept").filter((path) => path !== at.metadata(GONE)));
       expect(store.unsound()).toEqual([]);
@@ -88,8 +88,9 @@ describe.each(SIGNALS)("%s", (signal, code) => {
     store.write("layers/stray");
     const before = store.files();
     // It waits up to a second for the pull.
-    const ended = await interrupt(["gc", "--home", store.path], signal, () => true);
+    const ended = await interrupt(["gc", "--format", "json", "--home", store.path], signal, () => true);
     expect(ended).toMatchObject({ code, signal: null });
+    expect(JSON.parse(ended.stdout).skipped).toEqual([]);
     expect(store.files()).toEqual(before);
     expect(store.rows().manifests).toEqual(["gone", "kept"]);
   });
