@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { EXECUTABLE } from "../build.ts";
@@ -41,6 +41,12 @@ export async function runUntilFree(...[args, options]: Parameters<typeof run>): 
     const outcome = await run(args, options);
     if (outcome.code !== 75) return outcome;
   }
+}
+
+/** A field of what the kernel says of a process, such as `State`; undefined where it has ended. */
+export function processStatus(pid: number, field: string): string | undefined {
+  const path = `/proc/${pid}/status`;
+  return existsSync(path) ? new RegExp(`^${field}:\\s+(.*)$`, "m").exec(readFileSync(path, "utf8"))?.[1] : undefined;
 }
 
 /** Runs larder on a home. */

@@ -28,9 +28,6 @@ export interface StoredImage {
 export const OLD = 3_600_000;
 export const YOUNG = 1000;
 
-// Another process may hold the log for a moment, at its first opening or its last closing.
-const PATIENCE = "PRAGMA busy_timeout = 5000";
-
 /** The digest that stands for a name. */
 export function digestOf(name: string): string {
   return `sha256:${hex(name)}`;
@@ -163,10 +160,16 @@ export class Store extends TemporaryFolder {
     return [...new Set(files)].sort();
   }
 
+  // Another process may hold the log for a moment, at its first opening or its last closing.
+  private connect(options: { readonly: true } | { readwrite: true }): Database {
+    const db = new Database(this.database, options);
+    db.run("PRAGMA busy_timeout = 5000");
+    return db;
+  }
+
   /** What is on record, in the tests' own names where the digest is one of theirs. */
   rows(): { references: string[]; manifests: string[]; layers: string[]; configs: number; junctions: number } {
-    using db = new Database(this.database, { readonly: true });
-    db.run(PATIENCE);
+    using db = this.connect({ readonly: true });
     const names = new Map<string, string>();
     for (const [name, { layers }] of Object.entries(this.images))
       for (const each of [name, ...layers]) names.set(digestOf(each), each);
@@ -188,16 +191,14 @@ export class Store extends TemporaryFolder {
 
   /** Runs SQL on the catalogue as another program would. */
   sql(statement: string, ...values: (string | number | null | Uint8Array)[]): void {
-    using db = new Database(this.database, { readwrite: true });
-    db.run(PATIENCE);
+    using db = this.connect({ readwrite: true });
     db.run("PRAGMA foreign_keys = ON");
     db.run(statement, values);
   }
 
   /** What SQLite itself finds wrong with the catalogue; empty for a sound one. */
   unsound(): unknown[] {
-    using db = new Database(this.database, { readwrite: true });
-    db.run(PATIENCE);
+    using db = this.connect({ readwrite: true });
     const integrity = db.query<{ integrity_check: string }, []>("PRAGMA integrity_check").all();
     return [
       ...integrity.filter(({ integrity_check }) => integrity_check !== "ok"),

@@ -197,11 +197,9 @@ class RunningWork {
   }
 
   obstacleOf({ kind, mtimeMs }: Pick<Target, "kind" | "mtimeMs">): string | undefined {
-    if (kind !== "metadata") {
-      if (this.failure !== undefined) throw this.failure;
-      return this.any;
-    }
-    return this.guard.now() - mtimeMs < this.guard.grace ? this.scratch : undefined;
+    if (kind === "metadata") return this.guard.now() - mtimeMs < this.guard.grace ? this.scratch : undefined;
+    if (this.failure !== undefined) throw this.failure;
+    return this.any;
   }
 }
 

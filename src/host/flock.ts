@@ -8,6 +8,9 @@ const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
+// A pipe of a lock's name would wait for a writer, and all of msb with it.
+const TO_READ = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+
 let flock: ((fd: number, operation: number) => number) | undefined;
 
 // Loaded on first use: a command that only reads takes no lock.
@@ -70,8 +73,7 @@ export class FileLock {
 export function isLocked(path: string): boolean {
   let fd: number;
   try {
-    // A pipe of that name would wait for a writer, and all of msb with it.
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    fd = openSync(path, TO_READ);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false;
     // A link where a lock belongs is nobody's lock.
@@ -108,8 +110,7 @@ function openLockFile(path: string): number {
       return openSync(path, flags);
     } catch (error) {
       // Another user's that all can read (msb 0.5 leaves such) can be locked all the same.
-      if (isErrno(error, "EACCES"))
-        return openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      if (isErrno(error, "EACCES")) return openSync(path, TO_READ);
       if (!isErrno(error, "ENOENT")) throw error;
     }
     try {

@@ -56,12 +56,13 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   const pins = new PinWatch(larder);
   const decide = () => decideRemoval(larder, options, pins);
   let planned = readTransaction(db, decide);
-  let files: ReturnType<typeof filesOf> | undefined;
   if (options.dryRun) {
     const { targets, skipped } = filesOf(larder.cache, planned);
     return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };
   }
-  // Measured before the rows go: what msb renames into its place from here on is not what was planned, and stays.
+  // Measured by each look, before the rows go: what msb renames into its place from here on is not what was planned, and
+  // stays.
+  let files!: ReturnType<typeof filesOf>;
   const look = () => {
     if (dataVersion(db) !== planned.version) planned = readTransaction(db, decide);
     files = filesOf(larder.cache, planned);
@@ -81,7 +82,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       return decided;
     });
     if (!removal) continue;
-    const { targets, skipped } = (removal === planned && files) || filesOf(larder.cache, removal);
+    const { targets, skipped } = removal === planned ? files : filesOf(larder.cache, removal);
     return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
   }
 }

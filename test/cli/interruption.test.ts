@@ -1,8 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
-import { larder, run, TemporaryFolder } from "../larder.ts";
+import { larder, processStatus, run, TemporaryFolder } from "../larder.ts";
 import { at, holdLock, metadataOf, Store } from "../store.ts";
 import { hasTool } from "../tools.ts";
 import { onTerminal } from "./pty.ts";
@@ -20,8 +19,7 @@ interface Ended {
 const HANDLED = 0x4002;
 
 function hearsSignals(pid: number): boolean {
-  const status = `/proc/${pid}/status`;
-  const caught = /^SigCgt:\s+([0-9a-f]+)/m.exec(existsSync(status) ? readFileSync(status, "utf8") : "")?.[1] ?? "0";
+  const caught = processStatus(pid, "SigCgt") ?? "0";
   return (Number.parseInt(caught.slice(-8), 16) & HANDLED) === HANDLED;
 }
 

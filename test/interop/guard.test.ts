@@ -173,18 +173,19 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
   // Where that user can run msb from, wherever the tests themselves lie.
   const tools = new TemporaryFolder();
   const theirMsb = join(tools.path, "msb");
-  const asThem = ["setpriv", `--reuid=${USER}`, `--regid=${GROUP}`, "--clear-groups"];
+  const theirExecutable = join(tools.path, "larder");
   beforeAll(() => {
     chmodSync(tools.path, 0o755);
     copyFileSync(MSB, theirMsb);
     chmodSync(theirMsb, 0o755);
+    copyFileSync(EXECUTABLE, theirExecutable);
   });
   afterAll(() => tools[Symbol.dispose]());
 
-  /** Runs msb as the user who owns the home. */
-  async function theirs(home: string, ...args: string[]): Promise<Outcome> {
-    const child = Bun.spawn([...asThem, theirMsb, ...args], {
-      env: { MSB_HOME: home, HOME: home, PATH: process.env.PATH, TZ: "UTC" },
+  /** Runs a command as the user who owns the home. */
+  async function asThem(command: string[], env: Record<string, string | undefined>): Promise<Outcome> {
+    const child = Bun.spawn(["setpriv", `--reuid=${USER}`, `--regid=${GROUP}`, "--clear-groups", ...command], {
+      env: { TZ: "UTC", ...env },
       stdout: "pipe",
       stderr: "pipe",
     });
@@ -192,17 +193,21 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     return { code, stdout, stderr };
   }
 
-  /** Runs larder as that user, who asks for JSON. */
+  function theirs(home: string, ...args: string[]): Promise<Outcome> {
+    return asThem([theirMsb, ...args], { MSB_HOME: home, HOME: home, PATH: process.env.PATH });
+  }
+
+  /** Runs larder so, which is asked for JSON. */
   async function theirLarder(home: string, ...args: string[]) {
-    const larder = join(tools.path, "larder");
-    if (!existsSync(larder)) copyFileSync(EXECUTABLE, larder);
-    const child = Bun.spawn([...asThem, larder, ...args, "--format", "json", "--home", home], {
-      env: { TZ: "UTC" },
-      stdout: "pipe",
-      stderr: "pipe",
-    });
-    const [code, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
-    return { code, out: stdout === "" ? undefined : JSON.parse(stdout), stderr };
+    const { stdout, ...rest } = await asThem([theirExecutable, ...args, "--format", "json", "--home", home], {});
+    return { ...rest, out: stdout === "" ? undefined : JSON.parse(stdout) };
+  }
+
+  /** Makes a lock as root leaves it: nobody else's. */
+  function leaveLock(path: string, mode: number): void {
+    writeFileSync(path, "");
+    chownSync(path, 0, 0);
+    chmodSync(path, mode);
   }
 
   function give(path: string): void {
@@ -306,9 +311,7 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
     change(home, "DELETE FROM image_ref WHERE reference LIKE '%job:1'");
     const mine = join(home, "cache", "manifests", `${keyOf(JOB.tags[0]!)}.lock`);
-    writeFileSync(mine, "");
-    chownSync(mine, 0, 0);
-    chmodSync(mine, 0o600);
+    leaveLock(mine, 0o600);
     age(home);
     const [rows, files] = [readRows(home), readFiles(home)];
     for (const command of [["gc"], ["gc", "--dry-run"], ["prune", "--unused", "--min-age", "0s"]]) {
@@ -331,9 +334,7 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     const home = folder.path;
     expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
     const own = artifactsOf(JOB).find((path) => path.startsWith("layers/") && !artifactsOf(WEB).includes(path))!;
-    writeFileSync(join(home, "cache", `${own}.lock`), "");
-    chownSync(join(home, "cache", `${own}.lock`), 0, 0);
-    chmodSync(join(home, "cache", `${own}.lock`), 0o600);
+    leaveLock(join(home, "cache", `${own}.lock`), 0o600);
     age(home);
     plant(home, "tmp/load-1-1-1.blob");
     const { code, out } = await theirLarder(home, "prune", "--unused", "--min-age", "0s", "--dry-run");
@@ -354,9 +355,7 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
     change(home, "DROP TABLE snapshot_index");
     for (const path of readdirSync(join(home, "db"))) give(join(home, "db", path));
-    const lock = join(home, "db", "msb.db.migration.lock");
-    chownSync(lock, 0, 0);
-    chmodSync(lock, 0o600);
+    leaveLock(join(home, "db", "msb.db.migration.lock"), 0o600);
     expect(await theirLarder(home, "list")).toMatchObject({ code: 75, out: undefined });
   });
 
@@ -365,12 +364,7 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     const home = folder.path;
     expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
     age(home);
-    for (const tag of JOB.tags) {
-      const lock = join(home, "cache", "manifests", `${keyOf(tag)}.lock`);
-      writeFileSync(lock, "");
-      chownSync(lock, 0, 0);
-      chmodSync(lock, 0o644);
-    }
+    for (const tag of JOB.tags) leaveLock(join(home, "cache", "manifests", `${keyOf(tag)}.lock`), 0o644);
     expect(await theirLarder(home, "rm", ...JOB.tags)).toMatchObject({ code: 0, out: { failed: [], skipped: [] } });
     expect(readFiles(home)).toEqual(filesOf([WEB]));
   });

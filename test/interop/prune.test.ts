@@ -1,4 +1,3 @@
-import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { existsSync, lstatSync, mkdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,6 +6,7 @@ import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { allocatedIn, DAY, filesUnder, MINUTE, stem } from "../ops/prune-store.ts";
 import { hasTool } from "../tools.ts";
 import { digestOf, type ImageSpec, noise, writeArchive } from "./archive.ts";
+import { change, openCatalogue } from "./home.ts";
 import { load, MSB, msb, msbJson } from "./msb.ts";
 
 const REPOSITORIES = ["acme/app", "acme/db", "ghcr.io/acme/web"];
@@ -26,7 +26,8 @@ const IMAGES: ImageSpec[] = REPOSITORIES.flatMap((repository, r) =>
 );
 const REFERENCES = IMAGES.flatMap(({ tags }) => tags);
 
-/** A home that msb has loaded, a day of age between one image and the next: the first named is the oldest. An hour more,
+/**
+ * A home that msb has loaded, a day of age between one image and the next: the first named is the oldest. An hour more,
  * so that a dry run and the run after it round every age alike.
  */
 class LoadedHome implements Disposable {
@@ -49,14 +50,11 @@ class LoadedHome implements Disposable {
   }
 
   change(sql: string, ...values: (string | number)[]): void {
-    using db = new Database(join(this.path, "db", "msb.db"), { readwrite: true, create: false });
-    db.run("PRAGMA busy_timeout = 5000");
-    db.query(sql).run(...values);
+    change(this.path, sql, ...values);
   }
 
   private rows<T>(sql: string, ...values: string[]): T[] {
-    using db = new Database(join(this.path, "db", "msb.db"), { readonly: true });
-    db.run("PRAGMA busy_timeout = 5000");
+    using db = openCatalogue(this.path);
     return db.query<T, string[]>(sql).all(...values);
   }
 

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
+import { readdirSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
-import { larder, larderJson, run, runUntilFree, TemporaryFolder } from "../larder.ts";
+import { larder, larderJson, processStatus, run, runUntilFree, TemporaryFolder } from "../larder.ts";
 import { build, type ImageSpec, type LayerSpec, noise, writeArchive } from "./archive.ts";
 import {
   addSandbox,
@@ -298,19 +298,19 @@ describe("a load that is half-way", () => {
   const NEW: ImageSpec = { tags: ["new:1"], layers: [BASE, big] };
 
   async function untilStopped(pid: number): Promise<void> {
-    const state = () => /^State:\s+(\w)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
-    while (!["T", "Z"].includes(state() ?? "Z")) await Bun.sleep(1);
+    while (!/^[TZ]/.test(processStatus(pid, "State") ?? "Z")) await Bun.sleep(1);
   }
 
   /** Loads an archive until a file shows in `tmp/`, and stops msb there; one that was too fast for that loads again. */
   async function stopLoad(home: string, path: string, sign: RegExp): Promise<ReturnType<typeof start>> {
+    const isThere = () => readdirSync(join(home, "cache", "tmp")).some((name) => sign.test(name));
     for (;;) {
       const child = start(home, "load", "-i", path);
       while (child.exitCode === null) {
-        if (readdirSync(join(home, "cache", "tmp")).some((name) => sign.test(name))) {
+        if (isThere()) {
           child.kill("SIGSTOP");
           await untilStopped(child.pid);
-          if (readdirSync(join(home, "cache", "tmp")).some((name) => sign.test(name))) return child;
+          if (isThere()) return child;
           // It was done with that before it stopped.
           child.kill("SIGCONT");
           await child.exited;

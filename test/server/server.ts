@@ -1,6 +1,7 @@
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
+import { processStatus } from "../larder.ts";
 
 interface Start {
   /** A TCP address; by default the server has a unix socket in the home. */
@@ -125,9 +126,8 @@ export class Server {
   }
 
   /** Resident memory in MiB. */
-  async memory(): Promise<number> {
-    const status = await Bun.file(`/proc/${this.child.pid}/status`).text();
-    return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
+  memory(): number {
+    return Number.parseInt(processStatus(this.child.pid, "VmRSS")!, 10) / 1024;
   }
 
   /** Ends the server with a signal, and gives its exit code. */
@@ -170,6 +170,13 @@ export class Server {
     for (const resolve of this.waiting) resolve();
     this.waiting.clear();
   }
+}
+
+/** For `Start.under`: strace that slows calls down, as its `inject` says; those of one `path`, or all. */
+export function slowly(inject: string, { path, log = "/dev/null" }: { path?: string; log?: string } = {}): string[] {
+  const calls = inject.slice(0, inject.indexOf(":"));
+  const those = path === undefined ? [] : ["-P", path];
+  return ["strace", "-D", "-f", "-qq", "-o", log, ...those, "-e", `trace=${calls}`, "-e", `inject=${inject}`];
 }
 
 /** Reads an answer whole. */

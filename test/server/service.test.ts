@@ -18,7 +18,7 @@ import { Catalogue, digest } from "../cli/catalogue.ts";
 import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
 import { at, metadataOf, Store } from "../store.ts";
 import { hasTool } from "../tools.ts";
-import { Server } from "./server.ts";
+import { Server, slowly } from "./server.ts";
 
 const IMAGES = { web: { references: ["ghcr.io/acme/web:1"], layers: ["base", "web"] } };
 const modeOf = (path: string) => (statSync(path).mode & 0o7777).toString(8);
@@ -176,35 +176,39 @@ describe("a TCP address", () => {
 
   // A container may have no IPv6.
   const hasIpv6 = existsSync("/proc/net/if_inet6") && readFileSync("/proc/net/if_inet6", "utf8").includes(" lo\n");
-  test.each<[string, string[]]>([
+  const ADDRESSES: [string, string[]][] = [
     ["127.0.0.1:0", []],
-    ...(hasIpv6 ? [["[::1]:0", []] as [string, string[]]] : []),
+    ["[::1]:0", []],
     ["0.0.0.0:0", ["--listen-anywhere"]],
-  ])("%s answers to its token, and to no other Host than its own", async (address, more) => {
-    using folder = new TemporaryFolder();
-    const token = tokenFile(folder, `  ${TOKEN}\n`);
-    const args = ["--token-file", token, "--allow-host", "Larder.Example", ...more];
-    await using server = await Server.start(folder.path, { address, args });
-    const ask = async (headers: Record<string, string>) =>
-      (await fetch(`${server.origin.replace("0.0.0.0", "127.0.0.1")}/v1/images`, { headers })).status;
-    const authorization = `Bearer ${TOKEN}`;
-    expect(await ask({ authorization })).toBe(200);
-    expect(await ask({ authorization: `bearer ${TOKEN}` })).toBe(200);
-    expect(await ask({})).toBe(401);
-    for (const host of ["localhost:1", "127.0.0.1", "[::1]:99", "LARDER.example:80"])
-      expect([host, await ask({ authorization, host })]).toEqual([host, 200]);
-    for (const host of [
-      "evil.example",
-      "127.0.0.1.evil.example",
-      "localhost.evil.example",
-      "1.2.3.4",
-      "127.0.0.1@evil",
-    ])
-      expect([host, await ask({ authorization, host })]).toEqual([host, 403]);
-    expect(await ask({ authorization, host: "localhost:5", origin: "http://localhost:5" })).toBe(200);
-    expect(await ask({ authorization, host: "localhost:5", origin: "https://localhost:5" })).toBe(403);
-    expect(server.logs).not.toContain(TOKEN);
-  });
+  ];
+  test.each(ADDRESSES.filter(([address]) => hasIpv6 || address !== "[::1]:0"))(
+    "%s answers to its token, and to no other Host than its own",
+    async (address, more) => {
+      using folder = new TemporaryFolder();
+      const token = tokenFile(folder, `  ${TOKEN}\n`);
+      const args = ["--token-file", token, "--allow-host", "Larder.Example", ...more];
+      await using server = await Server.start(folder.path, { address, args });
+      const ask = async (headers: Record<string, string>) =>
+        (await fetch(`${server.origin.replace("0.0.0.0", "127.0.0.1")}/v1/images`, { headers })).status;
+      const authorization = `Bearer ${TOKEN}`;
+      expect(await ask({ authorization })).toBe(200);
+      expect(await ask({ authorization: `bearer ${TOKEN}` })).toBe(200);
+      expect(await ask({})).toBe(401);
+      for (const host of ["localhost:1", "127.0.0.1", "[::1]:99", "LARDER.example:80"])
+        expect([host, await ask({ authorization, host })]).toEqual([host, 200]);
+      for (const host of [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "1.2.3.4",
+        "127.0.0.1@evil",
+      ])
+        expect([host, await ask({ authorization, host })]).toEqual([host, 403]);
+      expect(await ask({ authorization, host: "localhost:5", origin: "http://localhost:5" })).toBe(200);
+      expect(await ask({ authorization, host: "localhost:5", origin: "https://localhost:5" })).toBe(403);
+      expect(server.logs).not.toContain(TOKEN);
+    },
+  );
 
   test("in use is refused", async () => {
     using folder = new TemporaryFolder();
@@ -236,8 +240,7 @@ describe("signals", () => {
     using store = await Store.make(IMAGES);
     for (let i = 0; i < 6000; i++) store.write(`layers/stray-${i}`, "x");
     // So slow that most of it is there yet when the signal comes, however busy the machine is.
-    const slowly = ["-e", "trace=unlink,unlinkat", "-e", "inject=unlink,unlinkat:delay_enter=2000"];
-    const under = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", ...slowly];
+    const under = slowly("unlink,unlinkat:delay_enter=2000");
     await using server = await Server.start(store.path, { args: ["--allow-writes"], under });
     const answer = server.post("/v1/gc", {});
     const half = server.raw("POST /v1/gc HTTP/1.1\r\nHost", () => false);
@@ -261,10 +264,7 @@ describe("signals", () => {
     await store.persist(Array.from({ length: 1000 }, (_, i) => line(i)));
     const calls = join(store.path, "calls");
     // It looks at 12,000 layers, slowly enough that the signal comes meanwhile.
-    const slowly = ["-e", "trace=%%stat", "-e", "inject=%%stat:delay_exit=1000"];
-    await using server = await Server.start(store.path, {
-      under: ["strace", "-D", "-f", "-qq", "-o", calls, ...slowly],
-    });
+    await using server = await Server.start(store.path, { under: slowly("%%stat:delay_exit=1000", { log: calls }) });
     const answer = server.get("/v1/check");
     while (!(await Bun.file(calls).text()).includes("/cache/layers/sha256_")) await Bun.sleep(5);
     expect(await server.stop()).toBe(0);
@@ -478,13 +478,11 @@ describe("larder --serve", () => {
   test("reports the disk without a catalogue as the command does, and sweeps nothing that none accounts for", async () => {
     using folder = new TemporaryFolder();
     await using server = await Server.start(folder.path, { args: ["--allow-writes"] });
-    for (const [target, ...command] of [
-      ["/v1/gc", "gc"],
-      ["/v1/prune", "prune", "--unused"],
-    ] as const) {
-      const answer = await server.post(target, command.length > 1 ? { unused: true } : {});
-      expect(answer.json()).toEqual(await larderJson(folder.path, [...command]));
-    }
+    for (const [target, body, command] of [
+      ["/v1/gc", {}, ["gc"]],
+      ["/v1/prune", { unused: true }, ["prune", "--unused"]],
+    ] as const)
+      expect((await server.post(target, body)).json()).toEqual(await larderJson(folder.path, [...command]));
     const file = join(folder.path, "cache", at.layer("base"));
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, "layer");

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { TemporaryFolder } from "../larder.ts";
 import { Store } from "../store.ts";
 import { hasTool } from "../tools.ts";
-import { Server } from "./server.ts";
+import { Server, slowly } from "./server.ts";
 
 // What takes seconds by its nature; all of it at once.
 
@@ -95,9 +95,7 @@ describe("work that takes longer than a client may be silent", () => {
     // The deletion of the stray takes 13 seconds.
     await using server = await Server.start(store.path, {
       args: ["--allow-writes"],
-      under: ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", join(store.cache, "layers/stray")].concat([
-        ...["-e", "inject=unlink,unlinkat:delay_enter=13000000"],
-      ]),
+      under: slowly("unlink,unlinkat:delay_enter=13000000", { path: join(store.cache, "layers/stray") }),
     });
     const answer = await server.post("/v1/gc", {});
     expect([answer.status, answer.json().files.length]).toEqual([200, 1]);
