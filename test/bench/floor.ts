@@ -5,24 +5,42 @@ import { Database } from "bun:sqlite";
 async function main([what, path, ...rest]: string[]): Promise<void> {
   if (what === "hello") await Bun.write(Bun.stdout, "hello\n");
   if (what === "list") await list(path!);
+  if (what === "get") await get(path!, rest[0]!);
+  if (what === "inspect") await inspect(path!, rest[0]!);
   if (what === "write") write(path!);
   if (what === "prune") prune(path!);
-  if (what === "persist") await persist(path!, rest[0]!);
+  if (what === "persist") await persist(path!, rest[0]!, Number(rest[1]));
   if (what === "scan") await scan(path!);
   if (what === "memory") memory([path!, ...rest]);
 }
 
+const IMAGES = `
+  SELECT r.reference, r.created_at, r.updated_at, m.id, m.digest, m.media_type, m.architecture, m.os, m.variant,
+         m.layer_count, m.total_size_bytes
+  FROM image_ref AS r JOIN manifest AS m ON m.id = r.manifest_id`;
+
 async function list(path: string): Promise<void> {
   const db = new Database(path, { readonly: true });
-  const rows = db
-    .query(
-      `SELECT r.reference, r.created_at, r.updated_at, m.digest, m.media_type, m.architecture, m.os, m.variant,
-              m.layer_count, m.total_size_bytes
-       FROM image_ref AS r JOIN manifest AS m ON m.id = r.manifest_id
-       ORDER BY r.created_at DESC, r.id`,
-    )
-    .all();
+  const rows = db.query(`${IMAGES} ORDER BY r.created_at DESC, r.id`).all();
   await Bun.write(Bun.stdout, JSON.stringify(rows, null, 2));
+}
+
+async function get(path: string, reference: string): Promise<void> {
+  const db = new Database(path, { readonly: true });
+  await Bun.write(Bun.stdout, JSON.stringify(db.query(`${IMAGES} WHERE r.reference = ?`).get(reference), null, 2));
+}
+
+async function inspect(path: string, reference: string): Promise<void> {
+  const db = new Database(path, { readonly: true });
+  const image = db.query<{ id: number }, [string]>(`${IMAGES} WHERE r.reference = ?`).get(reference)!;
+  const config = db.query("SELECT * FROM config WHERE manifest_id = ?").get(image.id);
+  const layers = db
+    .query(
+      `SELECT l.* FROM manifest_layer AS j JOIN layer AS l ON l.id = j.layer_id
+       WHERE j.manifest_id = ? ORDER BY j.position`,
+    )
+    .all(image.id);
+  await Bun.write(Bun.stdout, JSON.stringify({ ...image, config, layers }, null, 2));
 }
 
 // One small transaction, durable.
@@ -57,10 +75,14 @@ interface Line {
   metadata: { manifest_digest: string; config_digest: string; layers: { digest: string; diff_id: string }[] };
 }
 
-// Plain inserts into a catalogue that is there, 500 images a transaction.
-async function persist(path: string, batch: string): Promise<void> {
+// Plain inserts into a catalogue that is there, so many images a transaction.
+async function persist(path: string, batch: string, atOnce: number): Promise<void> {
   const db = new Database(path);
   db.run("PRAGMA foreign_keys = ON");
+  // As larder puts images on record.
+  db.run("PRAGMA synchronous = NORMAL");
+  db.run("PRAGMA wal_autocheckpoint = 4000");
+  db.run("PRAGMA cache_size = -16384");
   const time = "2026-01-01 00:00:00";
   const reference = db.query(
     "INSERT INTO image_ref (reference, manifest_id, created_at, updated_at) VALUES (?, ?, ?, ?)",
@@ -73,9 +95,9 @@ async function persist(path: string, batch: string): Promise<void> {
   );
   const junction = db.query("INSERT INTO manifest_layer (manifest_id, layer_id, position) VALUES (?, ?, ?)");
   const lines = (await Bun.file(batch).text()).trimEnd().split("\n");
-  for (let i = 0; i < lines.length; i += 500) {
+  for (let i = 0; i < lines.length; i += atOnce) {
     db.run("BEGIN IMMEDIATE");
-    for (const line of lines.slice(i, i + 500)) {
+    for (const line of lines.slice(i, i + atOnce)) {
       const { reference: name, metadata }: Line = JSON.parse(line);
       const { id } = manifest.get(metadata.manifest_digest, metadata.layers.length, time) as { id: number };
       config.run(id, metadata.config_digest, time);
