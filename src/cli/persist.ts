@@ -1,5 +1,5 @@
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
-import { asCatalogueError } from "../db/write.ts";
+import { asCatalogueError, BatchSize } from "../db/write.ts";
 import { asLarderError, LarderError, namingPath } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
@@ -12,8 +12,9 @@ import { defineCommand, firstFailure, tryEach } from "./command.ts";
 import { progressBar } from "./progress.ts";
 import { complain, emitList } from "./terminal.ts";
 
-// Images a transaction: long enough to be fast, short enough that msb does not wait.
-const BATCH = 200;
+// Images a transaction: at first, and at most, since each is held in memory until it is on record.
+const FIRST_BATCH = 200;
+const MOST_IMAGES = 500;
 const CHUNK = 256 * 1024;
 const LF = 10;
 
@@ -75,17 +76,18 @@ async function persistNamed(home: Home, references: string[], shared: ImageMetad
   return { done: await withLarder(openOrCreate(home), (larder) => persist(larder, entries)), failed };
 }
 
-/** Persists JSON lines, a transaction per few hundred; a bad line is named by its number and skipped. */
+/** Persists JSON lines, a few hundred in a transaction; a bad line is named by its number and skipped. */
 async function persistBatch(home: Home, path: string): Promise<Outcome> {
   const outcome: Outcome = { done: [], failed: [] };
-  const batches = readBatches(path, outcome.failed);
+  const size = new BatchSize(FIRST_BATCH, MOST_IMAGES);
+  const batches = readBatches(path, outcome.failed, size);
   const first = await batches.next();
   if (first.done) return outcome;
   const bar = progressBar("persisted");
   await withLarder(openOrCreate(home), async (larder) => {
     try {
       for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
-        outcome.done.push(...persist(larder, batch.value));
+        outcome.done.push(...persist(larder, batch.value, (db, change) => size.run(db, change)));
         bar.show(outcome.done.length);
       }
     } catch (error) {
@@ -96,7 +98,11 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   return outcome;
 }
 
-async function* readBatches(path: string, failed: LarderError[]): AsyncGenerator<Entry[], void> {
+async function* readBatches(
+  path: string,
+  failed: LarderError[],
+  batches: { size: number },
+): AsyncGenerator<Entry[], void> {
   let entries: Entry[] = [];
   for await (const [number, line] of readLines(path)) {
     try {
@@ -105,7 +111,7 @@ async function* readBatches(path: string, failed: LarderError[]): AsyncGenerator
     } catch (error) {
       failed.push(asLarderError(error));
     }
-    if (entries.length === BATCH) {
+    if (entries.length >= batches.size) {
       yield entries;
       entries = [];
     }
@@ -120,11 +126,12 @@ async function* readLines(path: string): AsyncGenerator<[number: number, line: U
   for await (const chunk of path === "-" ? Bun.stdin.stream() : readChunks(path)) {
     let start = 0;
     for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
-      yield [++number, Buffer.concat([...parts, chunk.subarray(start, end)])];
+      const last = chunk.subarray(start, end);
+      yield [++number, parts.length === 0 ? last : Buffer.concat([...parts, last])];
       parts = [];
       start = end + 1;
     }
-    parts.push(chunk.subarray(start));
+    if (start < chunk.length) parts.push(chunk.subarray(start));
   }
   yield [number + 1, Buffer.concat(parts)];
 }

@@ -31,6 +31,32 @@ export function writeTransaction<T>(db: Database, change: () => T): T {
   }
 }
 
+// How long one transaction of many should last: msb takes the write lock at every start.
+const BATCH_MS = 60;
+const LEAST_ITEMS = 20;
+
+/** How many items one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
+export class BatchSize {
+  /** `most` where an item takes no time worth the name, but memory. */
+  constructor(
+    public size: number,
+    private readonly most: number,
+  ) {}
+
+  /** `writeTransaction` with a change of `size` items. The wait for the write lock does not count. */
+  run<T>(db: Database, change: () => T): T {
+    let start = 0;
+    const result = writeTransaction(db, () => {
+      start = performance.now();
+      return change();
+    });
+    const took = performance.now() - start;
+    const inTime = Math.round((this.size * BATCH_MS) / took);
+    this.size = Math.min(Math.max(inTime, LEAST_ITEMS), 2 * this.size, this.most);
+    return result;
+  }
+}
+
 /**
  * Lets a connection keep 16 MiB of the pages that it changes, for what changes many rows: digests are spread over the
  * whole of their indexes, which the next transaction would read and write anew.

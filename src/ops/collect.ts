@@ -6,7 +6,7 @@ import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
 import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
-import { keepPages, readTransaction, writeTransaction } from "../db/write.ts";
+import { BatchSize, keepPages, readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { filesOf, type Measure, unspelled } from "./doomed.ts";
@@ -222,7 +222,7 @@ async function* inBatches<T, R>(
   stopped: SweepOptions["stopped"],
   change: (batch: T[]) => R,
 ): AsyncGenerator<R> {
-  const batches = new BatchSize(firstSize);
+  const batches = new BatchSize(firstSize, MOST_ROWS);
   for (let i = 0; i < items.length && !stopped?.(); ) {
     const batch = items.slice(i, i + batches.size);
     i += batch.length;
@@ -235,26 +235,7 @@ async function* inBatches<T, R>(
 // What a slow disk gets done in BATCH_MS, so that the first transaction of all is not the longest.
 const FIRST_MANIFESTS = 500;
 const FIRST_LAYERS = 2500;
-// How long one transaction should last: msb takes the write lock at every start.
-const BATCH_MS = 60;
 const MOST_ROWS = 10_000;
-
-/** How many rows one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
-class BatchSize {
-  constructor(public size: number) {}
-
-  /** Runs a change in a transaction of its own. The wait for the write lock does not count. */
-  run<T>(db: Database, change: () => T): T {
-    let start = 0;
-    const result = writeTransaction(db, () => {
-      start = performance.now();
-      return change();
-    });
-    const took = performance.now() - start;
-    this.size = Math.min(Math.max(Math.round((this.size * BATCH_MS) / took), 20), 2 * this.size, MOST_ROWS);
-    return result;
-  }
-}
 
 function collectBatch(
   larder: Larder,

@@ -41,8 +41,9 @@ export function metadataFor(home: Pick<Home, "cache">, reference: string): Image
 /**
  * Puts images on record in one transaction: manifest, config, layers, junctions and reference each. One on record
  * already is updated in place. References are checked before anything is written; throws `invalid`, `busy`.
+ * `transaction` may be one that is timed.
  */
-export function persist(larder: Larder, entries: Entry[]): Persisted[] {
+export function persist(larder: Larder, entries: Entry[], transaction = writeTransaction): Persisted[] {
   const persisted = entries.map(({ reference, metadata }) => ({
     reference,
     canonical: canonicalReference(reference),
@@ -53,7 +54,7 @@ export function persist(larder: Larder, entries: Entry[]): Persisted[] {
   const now = larder.now();
   const layerIds = new Map<Digest, number>();
   unsynced(larder.db, () =>
-    writeTransaction(larder.db, () => {
+    transaction(larder.db, () => {
       for (const { reference, metadata } of entries)
         upsertReference(larder.db, reference, recordImage(larder.db, metadata, sizes, now, true, null, layerIds), now);
     }),

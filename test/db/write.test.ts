@@ -1,7 +1,7 @@
 import { Database, SQLiteError } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
-import { asCatalogueError, explainSqlite, readTransaction, writeTransaction } from "../../src/db/write.ts";
+import { asCatalogueError, BatchSize, explainSqlite, readTransaction, writeTransaction } from "../../src/db/write.ts";
 import { LarderError } from "../../src/error.ts";
 import { TemporaryCatalogue } from "./catalogue.ts";
 
@@ -231,5 +231,45 @@ describe("asCatalogueError", () => {
 describe("explainSqlite", () => {
   test("returns what the work returned", () => {
     expect(explainSqlite("/db", () => 5)).toBe(5);
+  });
+});
+
+describe("BatchSize", () => {
+  test("grows twofold at most, and no further than it may, while transactions are short", () => {
+    using catalogue = new TemporaryCatalogue();
+    const batches = new BatchSize(100, 500);
+    // A machine that stalls may take long for nothing, and is asked again.
+    for (let before = 100; batches.size < 500; before = batches.size) {
+      expect(batches.run(catalogue.db, () => "done")).toBe("done");
+      expect(batches.size).toBeLessThanOrEqual(2 * before);
+    }
+    expect(batches.size).toBe(500);
+  });
+
+  test("shrinks to what gets done in time, but not to nothing", () => {
+    using catalogue = new TemporaryCatalogue();
+    const batches = new BatchSize(100, 500);
+    batches.run(catalogue.db, () => Bun.sleepSync(120));
+    expect(batches.size).toBeLessThanOrEqual(50);
+    batches.run(catalogue.db, () => Bun.sleepSync(400));
+    expect(batches.size).toBe(20);
+  });
+
+  test("does not count the wait for another's transaction", async () => {
+    using catalogue = new TemporaryCatalogue();
+    const holder = `
+      import { Database } from "bun:sqlite";
+      const db = new Database(process.argv[1]);
+      db.run("BEGIN IMMEDIATE");
+      console.log("holds");
+      await Bun.sleep(1000);
+      db.run("COMMIT");`;
+    const child = Bun.spawn([process.execPath, "-e", holder, catalogue.path], { stdout: "pipe" });
+    await child.stdout.getReader().read();
+    const batches = new BatchSize(100, 500);
+    batches.run(catalogue.db, () => {});
+    // With the wait it would be 20.
+    expect(batches.size).toBeGreaterThan(20);
+    await child.exited;
   });
 });
