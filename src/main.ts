@@ -4,7 +4,7 @@ import { join } from "node:path";
 // sets up all functions of a program before the first runs, which costs 5 MiB and up to a millisecond for the whole.
 const [first, ...others] = process.argv.slice(2);
 const isLookUp = ["list", "ls", "get", "inspect", "--version"].includes(first ?? "");
-const program = isLookUp && !others.some((word) => word.startsWith("--serve")) ? "reads" : "whole";
+const program = isLookUp && !others.some((word) => word.startsWith("--serve")) ? "lookup" : "whole";
 
 // Inside the executable, where the build defines this, a program has a place of its own, which is on no disk.
 declare const LARDER_TARGET: string | undefined;
