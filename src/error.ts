@@ -45,6 +45,8 @@ const ERRNO: Record<string, string> = {
   EMFILE: "too many files are open (raise the limit with ulimit -n)",
   ENFILE: "the system has too many files open",
   EIO: "the device reported an input/output error",
+  EUCLEAN: "the file system is damaged (let fsck look at it)",
+  ESTALE: "the file is gone from the server that it lies on",
   ELOOP: "it is a symbolic link, and larder does not follow links here",
 };
 
@@ -56,7 +58,8 @@ interface SystemError {
 
 /** Whether a thrown value is a system call's failure, which says nothing about what a file holds. */
 export function isSystemError(error: unknown): error is Error & SystemError {
-  return error instanceof Error && "code" in error && typeof error.code === "string" && error.code in ERRNO;
+  // By its form: an error that the table lacks must not pass for one of the file's content.
+  return error instanceof Error && "code" in error && typeof error.code === "string" && /^E[A-Z0-9]+$/.test(error.code);
 }
 
 /**
@@ -65,7 +68,7 @@ export function isSystemError(error: unknown): error is Error & SystemError {
  */
 export function asLarderError(error: unknown): LarderError {
   if (error instanceof LarderError) return error;
-  if (isSystemError(error)) {
+  if (isSystemError(error) && error.code in ERRNO) {
     const what = error.path
       ? `cannot ${error.syscall ?? "use"} "${error.path}"`
       : `${error.syscall ?? "a system call"} failed`;

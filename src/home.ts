@@ -7,7 +7,8 @@ export interface Home {
   root: string;
   database: string;
   cache: string;
-  snapshots: string;
+  /** Every folder that snapshots may lie in: what one of them needs must stay, whichever of them msb means. */
+  snapshots: string[];
 }
 
 type Environment = Record<string, string | undefined>;
@@ -33,7 +34,7 @@ export function resolveHome(flag: string | undefined, env: Environment): Home {
     root,
     database: findDatabase(start, root),
     cache: resolve(config.cache ?? join(root, "cache")),
-    snapshots: resolve(config.snapshots ?? join(root, "snapshots")),
+    snapshots: findSnapshots(start, root, config),
   };
 }
 
@@ -54,15 +55,22 @@ function findDatabase(start: string, root: string): string {
   );
 }
 
+// Where the configuration moves them, the default as well: a msb that finds a value wrong which larder does not know
+// drops the whole file, and goes on with the defaults.
+function findSnapshots(start: string, root: string, config: Config): string[] {
+  const moved = config.snapshots === undefined ? [] : [resolve(config.snapshots)];
+  return [...new Set([...moved, join(root, "snapshots"), join(start, "snapshots")])];
+}
+
 function readConfig(path: string): Config {
   let bytes: Uint8Array;
   try {
+    // A pipe would be waited for, and a device never end.
+    if (!statSync(path).isFile())
+      throw new LarderError("failed", `cannot read the configuration "${path}": it is no regular file`);
     bytes = readFileSync(path);
   } catch (error) {
     if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return {};
-    // This one comes from the read, which knows no path.
-    if (isErrno(error, "EISDIR"))
-      throw new LarderError("failed", `cannot read the configuration "${path}": it is a directory`, error);
     throw error;
   }
   let document: unknown;
@@ -80,20 +88,63 @@ function readConfig(path: string): Config {
   return pickPaths(document);
 }
 
-// A value of the wrong type makes msb drop the whole file and use its defaults (interop §1); so must larder, or the
-// two would keep different stores.
+type Check = (value: unknown) => boolean;
+
+const isText: Check = (value) => typeof value === "string";
+const isOptional =
+  (check: Check): Check =>
+  (value) =>
+    value === null || check(value);
+const isCount =
+  (most: number): Check =>
+  (value) =>
+    Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= most;
+const isLevel: Check = (value) => ["error", "warn", "info", "debug", "trace"].includes(value as string);
+const U32 = 2 ** 32 - 1;
+
+// What msb 0.6.18 reads, and takes in each place. A value that it does not take makes it drop the whole file and use its
+// defaults (interop §1); so must larder, or the two would keep different stores.
+const PATHS = ["cache", "snapshots", "sandboxes", "volumes", "logs", "secrets", "msb", "libkrunfw"];
+const CHECKS: Record<string, Check> = {
+  home: isOptional(isText),
+  log_level: isOptional(isLevel),
+  paths: holds(Object.fromEntries(PATHS.map((name) => [name, isOptional(isText)]))),
+  database: holds({
+    url: isOptional(isText),
+    max_connections: isCount(U32),
+    connect_timeout_secs: isCount(Number.MAX_SAFE_INTEGER),
+    busy_timeout_secs: isCount(Number.MAX_SAFE_INTEGER),
+  }),
+  sandbox_defaults: holds({
+    cpus: isCount(255),
+    memory_mib: isCount(U32),
+    shell: isText,
+    workdir: isOptional(isText),
+    oci: holds({}),
+  }),
+  registries: holds({}),
+  runtime: holds({}),
+  metrics: holds({}),
+};
+
+// An object whose members pass, those that it names; msb takes an empty list for one, too.
+function holds(checks: Record<string, Check>): Check {
+  return (value) => {
+    if (Array.isArray(value)) return value.length === 0;
+    return isObject(value) && Object.entries(checks).every(([name, check]) => !(name in value) || check(value[name]));
+  };
+}
+
 function pickPaths(document: unknown): Config {
-  if (!isObject(document)) return {};
-  const paths = document.paths ?? {};
-  if (!isObject(paths)) return {};
+  if (!isObject(document) || !holds(CHECKS)(document)) return {};
+  const paths = isObject(document.paths) ? document.paths : {};
   const config: Config = {};
   for (const [name, value] of [
     ["home", document.home],
     ["cache", paths.cache],
     ["snapshots", paths.snapshots],
   ] as const) {
-    if (value === undefined || value === null) continue;
-    if (typeof value !== "string") return {};
+    if (typeof value !== "string") continue;
     if (value.includes("\0")) throw new LarderError("failed", `the configuration's path for ${name} holds a NUL byte`);
     config[name] = value;
   }

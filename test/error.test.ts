@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { asLarderError, type Code, exitCode, isErrno, LarderError } from "../src/error.ts";
+import { asLarderError, type Code, exitCode, isErrno, isSystemError, LarderError } from "../src/error.ts";
 import { TemporaryFolder } from "./larder.ts";
 
 function thrownBy(work: () => unknown): unknown {
@@ -65,6 +65,19 @@ describe("asLarderError", () => {
       expect(error.message).toMatch(message);
       expect(error.cause).toBeInstanceOf(Error);
     }
+  });
+
+  test.each(["EIO", "EUCLEAN", "EBADMSG", "ESTALE", "ETIMEDOUT", "ENOMEM", "EREMOTEIO"])(
+    "takes %s for the system's, and not for what a file holds",
+    (code) => {
+      expect(isSystemError(Object.assign(new Error("odd"), { code }))).toBe(true);
+    },
+  );
+
+  test("takes an error of the runtime or of SQLite for none of the system's", () => {
+    for (const code of ["ERR_INVALID_ARG_TYPE", "SQLITE_CORRUPT", 5, undefined])
+      expect(isSystemError(Object.assign(new Error("odd"), { code }))).toBe(false);
+    expect(isSystemError({ code: "EIO" })).toBe(false);
   });
 
   test("keeps the words of a failure that it has no sentence for", () => {

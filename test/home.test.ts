@@ -25,7 +25,7 @@ function defaults(root: string) {
     root,
     database: join(root, "db", "msb.db"),
     cache: join(root, "cache"),
-    snapshots: join(root, "snapshots"),
+    snapshots: [join(root, "snapshots")],
   };
 }
 
@@ -74,10 +74,13 @@ describe("resolveHome", () => {
       root: moved!,
       database: join(moved!, "db", "msb.db"),
       cache: cache!,
-      snapshots: snapshots!,
+      snapshots: [snapshots!, join(moved!, "snapshots"), join(start!, "snapshots")],
     });
     configured(start!, JSON.stringify({ home: moved }));
-    expect(resolveHome(undefined, env)).toEqual(defaults(moved!));
+    expect(resolveHome(undefined, env)).toEqual({
+      ...defaults(moved!),
+      snapshots: [join(moved!, "snapshots"), join(start!, "snapshots")],
+    });
     configured(start!, JSON.stringify({ paths: { cache } }));
     expect(resolveHome(undefined, env)).toEqual({ ...defaults(start!), cache: cache! });
   });
@@ -110,7 +113,8 @@ describe("resolveHome", () => {
     '{"home":5,"paths":{"cache":"/elsewhere"}}',
     '{"home":"/elsewhere","paths":{"cache":5}}',
     '{"home":"/elsewhere","paths":{"snapshots":[]}}',
-    '{"home":"/elsewhere","paths":[]}',
+    '{"home":"/elsewhere","paths":[5]}',
+    '{"home":"/elsewhere","paths":null}',
     '{"home":"/elsewhere","paths":"/elsewhere"}',
     '{"home":"/elsewhere","paths":{"cache":true}}',
   ])("keeps the defaults with %s", (text) => {
@@ -137,6 +141,14 @@ describe("resolveHome", () => {
     expect(message).toStartWith(`cannot read the configuration "${join(folder.path, "config.json")}": `);
   });
 
+  test("fails on a configuration that is a pipe, a device or a folder, and does not wait for it", () => {
+    using folder = new TemporaryFolder();
+    const pipe = join(folder.path, "pipe");
+    Bun.spawnSync(["mkfifo", pipe]);
+    for (const path of [pipe, "/dev/zero", folder.path])
+      expect(refusal(() => resolveHome(folder.path, { MSB_CONFIG_PATH: path })).message).toContain("no regular file");
+  });
+
   test("refuses a path that no file can have", () => {
     using folder = new TemporaryFolder();
     const env = configured(folder.path, '{"paths":{"cache":"/x\\u0000"}}');
@@ -160,7 +172,7 @@ describe("resolveHome", () => {
       using folder = new TemporaryFolder();
       const { start, moved, env } = moving(folder);
       const left = database(start);
-      expect(resolveHome(undefined, env)).toEqual({ ...defaults(moved), database: left });
+      expect(resolveHome(undefined, env)).toMatchObject({ root: moved, database: left });
     });
 
     test("finds the one that was moved along", () => {

@@ -15,11 +15,12 @@ export interface SnapshotOnDisk {
 const DESCRIPTORS = ["snapshot.json", "manifest.json"];
 
 /**
- * The snapshots under `paths.snapshots`, which newer msb files in groups, a folder a level. msb's index of them is
- * rebuilt from these files, so they pin images whether the index names them or not.
+ * The snapshots under these folders, which newer msb files in groups, a folder a level. msb's index of them is rebuilt
+ * from these files, so they pin images whether the index names them or not.
  */
-export function readSnapshots(folder: string): SnapshotOnDisk[] {
-  return [...walk(folder, "", new Set())];
+export function readSnapshots(...folders: string[]): SnapshotOnDisk[] {
+  const seen = new Set<string>();
+  return folders.flatMap((folder) => [...walk(folder, "", seen)]);
 }
 
 function* walk(folder: string, prefix: string, seen: Set<string>): Generator<SnapshotOnDisk> {

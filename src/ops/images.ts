@@ -137,7 +137,7 @@ export function notFound(reference: string, database?: string): LarderError {
 
 /** What the catalogue and the snapshots on disk pin, to show it: what deletes asks a `PinWatch`. */
 export function readKnownPins(larder: Larder): Pins {
-  return readPins(larder.db, readSnapshots(larder.home.snapshots));
+  return readPins(larder.db, readSnapshots(...larder.home.snapshots));
 }
 
 /** A row as it is shown. */

@@ -14,7 +14,7 @@ export class PinWatch {
   private pins: Pins | undefined;
 
   constructor(private readonly larder: Larder) {
-    this.snapshots = readSnapshots(larder.home.snapshots);
+    this.snapshots = readSnapshots(...larder.home.snapshots);
   }
 
   read(): Pins {

@@ -70,8 +70,8 @@ function identify(database: string): string {
 
 // What the snapshots pin is a part of each answer. They are few, and read whole: the time of a folder does not tell
 // that a descriptor inside was rewritten.
-function snapshotState(folder: string): string {
-  if (!measure(folder)) return "0";
-  const snapshots = readSnapshots(folder);
+function snapshotState(folders: string[]): string {
+  if (!folders.some(measure)) return "0";
+  const snapshots = readSnapshots(...folders);
   return snapshots.length === 0 ? "0" : Bun.hash(JSON.stringify(snapshots)).toString(36);
 }

@@ -137,7 +137,7 @@ class Pair {
       root: this.root,
       database: join(this.root, "db", "msb.db"),
       cache: join(this.root, "cache"),
-      snapshots: join(this.root, "snapshots"),
+      snapshots: [join(this.root, "snapshots")],
     };
     this.larder = this.open();
   }
@@ -257,9 +257,9 @@ class Pair {
          VALUES (?1, ?1, 'one', ?2, 'raw', 'ext4', '/nowhere', '2026-01-01 00:00:00', '2026-01-01 00:00:00')`,
       ).run(name, digest);
     if (kind === "snapshot_on_disk") {
-      mkdirSync(join(this.home.snapshots, name), { recursive: true });
+      mkdirSync(join(this.home.snapshots[0]!, name), { recursive: true });
       writeFileSync(
-        join(this.home.snapshots, name, "manifest.json"),
+        join(this.home.snapshots[0]!, name, "manifest.json"),
         JSON.stringify({ image: { manifest_digest: digest } }),
       );
     }
@@ -272,7 +272,7 @@ class Pair {
     const [pin] = pins.splice(number % pins.length, 1);
     this.larder.db.query("DELETE FROM sandbox WHERE name = ?").run(pin!.name);
     this.larder.db.query("DELETE FROM snapshot_index WHERE name = ?").run(pin!.name);
-    rmSync(join(this.home.snapshots, pin!.name), { recursive: true, force: true });
+    rmSync(join(this.home.snapshots[0]!, pin!.name), { recursive: true, force: true });
   }
 
   private plantStray(kind: (typeof STRAYS)[number], age: number): void {

@@ -34,7 +34,7 @@ export class Stage {
       root,
       database: join(root, "db", "msb.db"),
       cache: cache ?? join(root, "cache"),
-      snapshots: join(root, "snapshots"),
+      snapshots: [join(root, "snapshots")],
     };
     for (const path of ["a", "layers/b.erofs", "tmp/c", "manifests/d.json"]) {
       mkdirSync(dirname(join(this.canary, path)), { recursive: true });

@@ -123,6 +123,13 @@ describe("PinWatch", () => {
       },
     ],
     [
+      "the default folder, where msb looks if it finds config.json wrong",
+      (store) => {
+        store.snapshotOnDisk("base", snapshot);
+        writeFileSync(join(store.path, "config.json"), '{"paths":{"snapshots":"/elsewhere"},"metrics":{"new":"loud"}}');
+      },
+    ],
+    [
       "the folder that config.json names",
       (store) => {
         store.snapshotOnDisk("base", snapshot);
