@@ -66,8 +66,12 @@ function readConfig(path: string): Config {
   let bytes: Uint8Array;
   try {
     // A pipe would be waited for, and a device never end.
-    if (!statSync(path).isFile())
-      throw new LarderError("failed", `cannot read the configuration "${path}": it is no regular file`);
+    const stat = statSync(path);
+    if (!stat.isFile())
+      throw new LarderError(
+        "failed",
+        `cannot read the configuration "${path}": it is ${stat.isDirectory() ? "a directory" : "no regular file"}`,
+      );
     bytes = readFileSync(path);
   } catch (error) {
     if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return {};

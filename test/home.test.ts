@@ -141,11 +141,11 @@ describe("resolveHome", () => {
     expect(message).toStartWith(`cannot read the configuration "${join(folder.path, "config.json")}": `);
   });
 
-  test("fails on a configuration that is a pipe, a device or a folder, and does not wait for it", () => {
+  test("fails on a configuration that is a pipe or a device, and does not wait for it", () => {
     using folder = new TemporaryFolder();
     const pipe = join(folder.path, "pipe");
     Bun.spawnSync(["mkfifo", pipe]);
-    for (const path of [pipe, "/dev/zero", folder.path])
+    for (const path of [pipe, "/dev/zero"])
       expect(refusal(() => resolveHome(folder.path, { MSB_CONFIG_PATH: path })).message).toContain("no regular file");
   });
 

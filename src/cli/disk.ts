@@ -3,7 +3,6 @@ import type { Home } from "../home.ts";
 import { type Larder, openEmpty, openToRead, openToWrite } from "../larder.ts";
 import type { DiskReport } from "../ops/report.ts";
 import { refuseUnaccounted } from "../ops/strays.ts";
-import { printable } from "../output/table.ts";
 import { count } from "../output/units.ts";
 import { complain, say } from "./terminal.ts";
 
@@ -14,14 +13,14 @@ export function sayDisk(report: DiskReport): void {
   say(`database ${report.database}, cache ${report.cache}`);
   for (const [reason, files] of Map.groupBy(report.failed, ({ reason }) => reason))
     complain(files.length > 1 ? `${reason} (${count(files.length, "file")} left)` : reason);
-  for (const { path, reason } of report.skipped.slice(0, SHOWN)) say(`left ${printable(path)}: ${printable(reason)}`);
+  for (const { path, reason } of report.skipped.slice(0, SHOWN)) say(`left ${path}: ${reason}`);
   if (report.skipped.length > SHOWN)
     say(`left ${count(report.skipped.length - SHOWN, "more file")} (--format json names them all)`);
 }
 
 /** Says which rows were left because what they hold is no digest. */
 export function sayUnsafe(rows: string[]): void {
-  for (const row of rows) say(`left ${printable(row)}: it is no digest`);
+  for (const row of rows) say(`left ${row}: it is no digest`);
 }
 
 /**

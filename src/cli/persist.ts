@@ -48,7 +48,6 @@ export default defineCommand({
     }
     if (flags.batch !== undefined && flags.metadata !== undefined)
       throw new LarderError("usage", "--batch and --metadata exclude each other");
-    for (const reference of operands) parseReference(reference);
     const shared = flags.metadata === undefined ? undefined : await readShared(flags.metadata);
     const where = home();
     const { done, failed } =
@@ -68,10 +67,10 @@ interface Outcome {
 
 // A home is opened, and so perhaps made, only once there is something to put on record.
 async function persistNamed(home: Home, references: string[], shared: ImageMetadata | undefined): Promise<Outcome> {
-  const { done: entries, failed } = tryEach(
-    references,
-    (reference): Entry => ({ reference, metadata: shared ?? metadataFor(home, reference) }),
-  );
+  const { done: entries, failed } = tryEach(references, (reference): Entry => {
+    parseReference(reference);
+    return { reference, metadata: shared ?? metadataFor(home, reference) };
+  });
   if (entries.length === 0) return { done: [], failed };
   return { done: await withLarder(openOrCreate(home), (larder) => persist(larder, entries)), failed };
 }

@@ -10,7 +10,7 @@ import {
   loadAll,
   ROOT_FLAGS,
 } from "./command.ts";
-import { complain, emit, print, say } from "./terminal.ts";
+import { complain, emit, print, say, sayLines } from "./terminal.ts";
 import { describeBuild, NAME, VERSION } from "./version.ts";
 
 /** What a program can do: its commands in the order of the help, and what listens. */
@@ -60,6 +60,7 @@ async function runCommand(command: Command, argv: string[]): Promise<number> {
 
 /** `--serve [ADDR]` is a command in a flag's clothes: its address is what stands behind it. */
 function runServe(command: Command, argv: string[], at: number): Promise<number> {
+  if (argv[at] === "--serve=") throw new LarderError("usage", "--serve= needs an address");
   const attached = argv[at]!.slice("--serve=".length);
   return runCommand(command, [...argv.slice(0, at), ...(attached ? [attached] : []), ...argv.slice(at + 1)]);
 }
@@ -75,7 +76,7 @@ async function runRoot(commands: Program["commands"], values: Values<typeof ROOT
     await print(help);
     return 0;
   }
-  say(help);
+  sayLines(help);
   return exitCode("usage");
 }
 
@@ -93,6 +94,6 @@ function report(thrown: unknown): number {
   complain(error.message);
   if (error.code === "usage") say(`(${[NAME, asked, "--help"].filter(Boolean).join(" ")} shows what can be given)`);
   if (process.env.LARDER_DEBUG === "1")
-    say(String(error.stack) + (error.cause instanceof Error ? `\ncaused by ${error.cause.stack}` : ""));
+    sayLines(String(error.stack) + (error.cause instanceof Error ? `\ncaused by ${error.cause.stack}` : ""));
   return exitCode(error.code);
 }

@@ -6,7 +6,7 @@ import { withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type BudgetOutcome, type PruneReport, prune } from "../ops/prune.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
-import { printable, renderTable } from "../output/table.ts";
+import { renderTable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
 import { openToSweep, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
@@ -106,7 +106,7 @@ function readText(path: string): string {
 
 function logEviction({ reference, digest, cause, reason, bytes }: Eviction, format: string): void {
   if (format === "json") say(JSON.stringify({ event: "evicted", reference, digest, cause, reason, bytes }));
-  else say(`evicted ${printable(reference ?? "(untagged)")} ${digest} ${formatSize(bytes)}: ${printable(reason)}`);
+  else say(`evicted ${reference ?? "(untagged)"} ${digest} ${formatSize(bytes)}: ${reason}`);
 }
 
 type Eviction = PruneReport["decisions"][number];
@@ -133,7 +133,7 @@ function renderReport(report: PruneReport): string {
 
 function sayOutcome(report: PruneReport): number {
   for (const text of report.unmatched_keeps) say(`nothing on record matches --keep ${JSON.stringify(text)}`);
-  for (const { digest, reason } of report.spared) say(`kept ${digest}: ${printable(reason)}`);
+  for (const { digest, reason } of report.spared) say(`kept ${digest}: ${reason}`);
   sayUnsafe(report.unsafe);
   sayDisk(report);
   if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });

@@ -1,6 +1,6 @@
 import { LarderError } from "../error.ts";
 import { readToken } from "../server/access.ts";
-import { parseAddress } from "../server/address.ts";
+import { type Address, parseAddress } from "../server/address.ts";
 import { serve } from "../server/serve.ts";
 import { defineCommand } from "./command.ts";
 import { VERSION } from "./version.ts";
@@ -41,6 +41,7 @@ export default defineCommand({
     if (address.kind === "tcp" && !address.isLoopback && !flags["listen-anywhere"]) {
       throw new LarderError("usage", `"${text}" is not a loopback address (--listen-anywhere allows it)`);
     }
+    refuseUseless(address.kind, flags);
     const tokenFile = flags["token-file"];
     if (address.kind === "tcp" && tokenFile === undefined)
       throw new LarderError("usage", "a TCP address needs --token-file");
@@ -57,6 +58,15 @@ export default defineCommand({
     return 0;
   },
 });
+
+// Who gives a token to a unix socket would believe that it is asked for.
+function refuseUseless(kind: Address["kind"], flags: Record<string, string | boolean | string[] | undefined>): void {
+  const useless = kind === "tcp" ? ["socket-mode"] : ["token-file", "listen-anywhere", "allow-host"];
+  const given = useless.find((name) => [flags[name] || []].flat().length > 0);
+  if (given === undefined) return;
+  const guard = kind === "tcp" ? "a TCP address has no mode" : "a unix socket is guarded by its mode alone";
+  throw new LarderError("usage", `--${given} means nothing here: ${guard}`);
+}
 
 function parseMode(text: string): number {
   if (/^0?[0-7]{3}$/.test(text)) return Number.parseInt(text, 8);

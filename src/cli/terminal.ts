@@ -1,4 +1,4 @@
-import { isErrno } from "../error.ts";
+import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { majorOf } from "../host/device.ts";
 import { toJson, toJsonLines, toJsonParts, toLineParts } from "../output/json.ts";
 import { printable } from "../output/table.ts";
@@ -13,7 +13,8 @@ export async function print(text: string | Uint8Array): Promise<void> {
   try {
     if (!writeFile(text)) await Bun.write(Bun.stdout, text);
   } catch (error) {
-    if (!isErrno(error, "EPIPE")) throw error;
+    if (isErrno(error, "EPIPE")) return;
+    throw new LarderError("failed", `standard output: ${asLarderError(error).message}`, error);
   }
 }
 
@@ -49,16 +50,24 @@ export async function printParts(parts: Iterable<string | Uint8Array>): Promise<
   for (const part of parts) await print(part);
 }
 
-/** Writes a line to standard error, where everything goes that is not data. */
+/**
+ * Writes a line to standard error, where everything goes that is not data. It may quote a file, a row or a
+ * configuration, whose control characters a terminal must not obey.
+ */
 export function say(line: string): void {
   try {
-    process.getBuiltinModule("node:fs").writeSync(2, `${line}\n`);
+    process.getBuiltinModule("node:fs").writeSync(2, `${printable(line)}\n`);
   } catch {}
 }
 
-/** Says what went wrong. A message may quote a file or a row, whose control characters a terminal must not obey. */
+/** The same, line by line. */
+export function sayLines(text: string): void {
+  for (const line of text.trimEnd().split("\n")) say(line);
+}
+
+/** Says what went wrong. */
 export function complain(message: string): void {
-  say(`larder: ${printable(message)}`);
+  say(`larder: ${message}`);
 }
 
 /** Whether standard output (1) or standard error (2) is a terminal. */

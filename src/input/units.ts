@@ -27,7 +27,7 @@ export function parseDuration(text: string): number {
 
 /** A size such as `1048576`, `500MB` or `20GiB`, in bytes; throws `usage`. */
 export function parseSize(text: string): number {
-  const match = /^(\d{1,15})([A-Za-z]*)$/.exec(text);
+  const match = /^(\d{1,16})([A-Za-z]*)$/.exec(text);
   const unit = match && Object.hasOwn(SIZE_UNITS, match[2]!) ? SIZE_UNITS[match[2]!]! : undefined;
   const bytes = unit === undefined ? Number.NaN : Number(match![1]) * unit;
   if (Number.isSafeInteger(bytes)) return bytes;

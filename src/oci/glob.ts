@@ -11,7 +11,10 @@ export function matchGlob(pattern: string, text: string): boolean {
     if (pattern[p] === "*") {
       star = p++;
       retry = t;
-    } else if (pattern[p] === "?" || pattern[p] === text[t]) {
+    } else if (pattern[p] === "?") {
+      p++;
+      t += text.codePointAt(t)! > 0xffff ? 2 : 1;
+    } else if (pattern[p] === text[t]) {
       p++;
       t++;
     } else if (star >= 0) {

@@ -218,26 +218,34 @@ function protectName(name: PruneName, { keeps }: Rules): Verdict | undefined {
   return keep && { cause: "keep", reason: `kept by ${JSON.stringify(keep.text)}` };
 }
 
-function findKeep({ reference, canonical }: PruneName, keeps: Keep[]): Keep | undefined {
-  const plain = keeps.find(
-    ({ text, canonical: meant }) =>
-      matchGlob(text, reference) || (canonical !== null && (meant === canonical || matchGlob(text, canonical))),
-  );
-  return plain ?? (canonical === null ? undefined : findBySpelling(canonical, keeps));
+function findKeep(name: PruneName, keeps: Keep[]): Keep | undefined {
+  return keeps.find((keep) => isMeant(name, keep)) ?? findSpelled(name, keeps)[0];
 }
 
 /** The patterns of `keep` that no name matches: a slip of the pen would protect nothing, without a word. */
 export function findUnmatchedKeeps(images: PruneImage[], keep: string[]): string[] {
-  const names = images.flatMap(({ names }) => names);
-  return keep.filter((text) => !names.some((name) => findKeep(name, [compileKeep(text)])));
+  let unmatched = keep.map(compileKeep);
+  for (const { names } of images) {
+    for (const name of names) {
+      if (unmatched.length === 0) return [];
+      unmatched = unmatched.filter((keep) => !isMeant(name, keep));
+      const spelled = new Set(findSpelled(name, unmatched));
+      unmatched = unmatched.filter((keep) => !spelled.has(keep));
+    }
+  }
+  return unmatched.map(({ text }) => text);
+}
+
+function isMeant({ reference, canonical }: PruneName, { text, canonical: meant }: Keep): boolean {
+  return matchGlob(text, reference) || (canonical !== null && (meant === canonical || matchGlob(text, canonical)));
 }
 
 // `python:*` means docker.io/library/python:3.12 too: however a name can be written, a pattern for it keeps it.
-function findBySpelling(canonical: string, keeps: Keep[]): Keep | undefined {
+function findSpelled({ canonical }: PruneName, keeps: Keep[]): Keep[] {
   const globs = keeps.filter(({ canonical: meant }) => meant === undefined);
-  if (globs.length === 0) return undefined;
+  if (globs.length === 0 || canonical === null) return [];
   const written = spellings(canonical);
-  return globs.find(({ text }) => written.some((name) => matchGlob(text, name)));
+  return globs.filter(({ text }) => written.some((name) => matchGlob(text, name)));
 }
 
 function matchRules(image: PruneImage, name: PruneName, rules: Rules, now: number): Verdict {

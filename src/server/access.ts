@@ -9,6 +9,9 @@ const SHORTEST_TOKEN = 32;
 /** Reads a bearer token; throws `failed` for a file that others may read, or a token that is too short. */
 export function readToken(path: string): string {
   const token = readPrivate(path).trim();
+  // As a header can carry it.
+  if (!/^[!-~]*$/.test(token))
+    throw new LarderError("failed", `the token in "${path}" must be one line of ASCII characters without a blank`);
   if (token.length >= SHORTEST_TOKEN) return token;
   throw new LarderError("failed", `the token in "${path}" is shorter than ${SHORTEST_TOKEN} characters`);
 }
@@ -37,7 +40,7 @@ export class Access {
     hosts: string[],
   ) {
     const names = address.kind === "tcp" ? [address.host, ...hosts] : hosts;
-    this.names = new Set(names.map((name) => name.toLowerCase()));
+    this.names = new Set(names.map(nameOfHost));
     this.digest = token === undefined ? undefined : digestOf(token);
   }
 
@@ -57,10 +60,7 @@ export class Access {
   }
 
   private answersTo(host: string): boolean {
-    const name = host
-      .replace(/:\d+$/, "")
-      .replace(/^\[(.*)\]$/, "$1")
-      .toLowerCase();
+    const name = nameOfHost(host);
     return isLoopback(name) || this.names.has(name);
   }
 
@@ -69,6 +69,12 @@ export class Access {
     if (this.digest === undefined || authorization.slice(0, 7).toLowerCase() !== "bearer ") return false;
     return timingSafeEqual(this.digest, digestOf(authorization.slice(7).trimStart()));
   }
+}
+
+// Without its port: a bare IPv6 address has none.
+function nameOfHost(text: string): string {
+  const host = /^[^:]*:\d+$|\]:\d+$/.test(text) ? text.slice(0, text.lastIndexOf(":")) : text;
+  return host.replace(/^\[(.*)\]$/, "$1").toLowerCase();
 }
 
 function digestOf(text: string): NodeJS.TypedArray {

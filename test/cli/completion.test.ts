@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { run, TemporaryFolder } from "../larder.ts";
@@ -138,6 +138,17 @@ describe.each(["bash", "zsh", "fish"] as const)("larder completion %s", (shell) 
     const [words] = await type(shell, [`larder get --home ${join(folder.path, "none")} py⇥`]);
     expect(words?.at(-1)).toBe("py");
   });
+});
+
+test.skipIf(!hasTool("bash"))("larder completion bash offers no name that bash would run", async () => {
+  const other = join(folder.path, "hostile");
+  const marker = join(folder.path, "marker");
+  using catalogue = Catalogue.create(other);
+  for (const [i, reference] of [`one$(touch\${IFS}${marker})`, `two\`touch\${IFS}${marker}\``, "six;echo"].entries())
+    catalogue.image({ reference, manifest: digest(i + 1) });
+  const lines = ["one", "two", "six"].map((word) => `larder get --home ${other} ${word}⇥`);
+  expect((await type("bash", lines)).map((words) => words.at(-1))).toEqual(["one", "two", "six"]);
+  expect(existsSync(marker)).toBe(false);
 });
 
 describe("larder completion", () => {

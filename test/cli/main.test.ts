@@ -184,7 +184,8 @@ describe("the home", () => {
     // One value of the wrong type makes msb drop the whole file.
     ["a cache that is no text", (at) => ({ home: at("moved"), paths: { cache: 5 } }), "here/db/msb.db", "here/cache"],
     ["a home that is no text", (at) => ({ home: [], paths: { cache: at("x") } }), "here/db/msb.db", "here/cache"],
-    ["paths that are no object", (at) => ({ home: at("moved"), paths: [] }), "here/db/msb.db", "here/cache"],
+    ["paths that are no object", (at) => ({ home: at("moved"), paths: 5 }), "here/db/msb.db", "here/cache"],
+    ["paths that are an empty list", (at) => ({ home: at("moved"), paths: [] }), "moved/db/msb.db", "moved/cache"],
     ["a document that is no object", () => ["home"], "here/db/msb.db", "here/cache"],
   ];
 
@@ -292,7 +293,7 @@ describe("a missing home", () => {
   test.each<[what: string, args: string[], stdin: string, code: number]>([
     ["a reference without metadata", ["persist", "alpine"], "", 3],
     ["a reference that is none", ["persist", "Alpine", "--metadata", "-"], metadata(), 1],
-    ["a good reference beside one that is none", ["persist", "alpine", "Alpine", "--metadata", "-"], metadata(), 1],
+    ["references that are none", ["persist", "Alpine", "x:::", "--metadata", "-"], metadata(), 1],
     ["metadata that is no JSON", ["persist", "alpine", "--metadata", "-"], "{", 1],
     ["a digest that is none", ["persist", "alpine", "--metadata", "-"], metadata({ manifest: "sha256:12" }), 1],
     ["a metadata file that is missing", ["persist", "alpine", "--metadata", "/nonexistent/m.json"], "", 1],

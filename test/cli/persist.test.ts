@@ -232,16 +232,16 @@ describe("persist", () => {
     expect(readdirSync(folder.path)).toEqual([]);
   });
 
-  test("writes nothing where any reference or digest is bad, and says which", async () => {
+  test("writes nothing of a reference or digest that is bad, and says which", async () => {
     using folder = new TemporaryFolder();
     const home = folder.path;
     await persist(home, metadata({ manifest: digest(9) }), "kept");
     const before = dump(home);
     const upper = digest(0xab).toUpperCase().replace("SHA256", "sha256");
     const cases: [args: string[], document: string, complaint: string][] = [
-      [["good", "Bad"], metadata(), '"Bad" is not an image reference'],
-      [["good", "a/../b"], metadata(), '"a/../b" is not an image reference'],
-      [["good", "a b"], metadata(), '"a b" is not an image reference'],
+      [["Bad"], metadata(), '"Bad" is not an image reference'],
+      [["a/../b"], metadata(), '"a/../b" is not an image reference'],
+      [["a b"], metadata(), '"a b" is not an image reference'],
       [["good@sha256:12"], metadata(), "is not an image reference"],
       [["good"], metadata({ manifest: "sha256:../x" }), "manifest_digest: must be"],
       [["good"], metadata({ config: "md5:d41d8cd98f00b204e9800998ecf8427e" }), "config_digest: must be"],
@@ -262,6 +262,15 @@ describe("persist", () => {
       expect(outcome.stderr).toContain(complaint);
     }
     expect(dump(home)).toEqual(before);
+  });
+
+  test("puts the good references on record beside one that is none", async () => {
+    using folder = new TemporaryFolder();
+    const args = ["persist", "good", "Bad", "good:2", "--metadata", "-", "--format", "json", "--home", folder.path];
+    const { code, stdout, stderr } = await run(args, { stdin: metadata() });
+    expect(JSON.parse(stdout).map(({ reference }: { reference: string }) => reference)).toEqual(["good", "good:2"]);
+    expect([code, stderr]).toEqual([1, 'larder: "Bad" is not an image reference: invalid reference format\n']);
+    expect(dump(folder.path).image_ref).toHaveLength(2);
   });
 
   test("refuses metadata that is not UTF-8, instead of altering it", async () => {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { larder, run, TemporaryFolder } from "../larder.ts";
@@ -78,7 +78,7 @@ describe("standard output", () => {
   test("that is full is a failure, told in a sentence", async () => {
     const { code, stdout, stderr } = await shell(`larder list --home "$HOME_DIR" >/dev/full`);
     expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-    expect(stderr).toBe("larder: write failed: no space is left on the device\n");
+    expect(stderr).toBe("larder: standard output: write failed: no space is left on the device\n");
   });
 
   test("that is closed sends nothing into the database", async () => {
@@ -122,6 +122,13 @@ describe("standard error", () => {
       expect(outcome).toMatchObject({ code, stdout: "" });
       // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
       expect(outcome.stderr.trimEnd()).not.toMatch(/[\x00-\x1f\x7f-\x9f\u202e]/);
+    }
+    using other = new TemporaryFolder();
+    writeFileSync(join(other.path, "config.json"), JSON.stringify({ paths: { cache: join(other.path, hostile) } }));
+    for (const command of [["gc", "-n"], ["check"], ["df"], ["prune", "--unused", "-n"], ["list"]]) {
+      const { stderr } = await larder(other.path, ...command);
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
+      expect(stderr.replaceAll("\n", "")).not.toMatch(/[\x00-\x1f\x7f-\x9f\u202e]/);
     }
     const { stderr } = await larder(home, "get", hostile);
     // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there

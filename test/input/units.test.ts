@@ -20,6 +20,7 @@ describe("parseSize", () => {
   test.each([
     ["0", 0],
     ["1048576", MIB],
+    ["9007199254740991", Number.MAX_SAFE_INTEGER],
     ["1B", 1],
     ["2KB", 2000],
     ["500MB", 500_000_000],

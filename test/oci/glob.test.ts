@@ -11,6 +11,11 @@ describe("matchGlob", () => {
     ["?", "a", true],
     ["?", "", false],
     ["?", "ab", false],
+    // One character, two units of UTF-16.
+    ["x:?", "x:𝒜", true],
+    ["x:??", "x:𝒜", false],
+    ["x:*?", "x:𝒜", true],
+    ["x:?b", "x:𝒜b", true],
     ["alpine", "alpine", true],
     ["alpine", "alpine:3", false],
     ["alpine", "my-alpine", false],

@@ -161,11 +161,25 @@ describe("a TCP address", () => {
     ["is too short", `${TOKEN.slice(1)}\n`, 0o600, "is shorter than 32 characters"],
     ["is mostly blank", `${" ".repeat(40)}x\n`, 0o600, "is shorter than 32 characters"],
     ["is empty", "", 0o600, "is shorter than 32 characters"],
+    ["has two lines", `${TOKEN}\n${TOKEN}\n`, 0o600, "must be one line of ASCII"],
+    ["no header can carry", `${TOKEN}é\n`, 0o600, "must be one line of ASCII"],
   ])("is not served with a token file that %s", async (_, text, mode, message) => {
     using folder = new TemporaryFolder();
     const path = tokenFile(folder, text, mode);
     const { code, stderr } = await larder(folder.path, "--serve", "127.0.0.1:0", "--token-file", path);
     expect([code, stderr.includes(message), stderr.includes(TOKEN.slice(2))]).toEqual([1, true, false]);
+  });
+
+  test.each([
+    [["unix:SOCKET", "--token-file", "token"], "--token-file means nothing here"],
+    [["unix:SOCKET", "--listen-anywhere"], "--listen-anywhere means nothing here"],
+    [["unix:SOCKET", "--allow-host", "example"], "--allow-host means nothing here"],
+    [["127.0.0.1:0", "--socket-mode", "0660"], "--socket-mode means nothing here"],
+  ])("is not served with a flag that would be without effect: %j", async (args, message) => {
+    using folder = new TemporaryFolder();
+    const [address, ...flags] = args.map((arg) => arg.replace("SOCKET", join(folder.path, "socket")));
+    const { code, stderr } = await larder(folder.path, "--serve", address!, ...flags);
+    expect([code, stderr]).toEqual([2, expect.stringContaining(message)]);
   });
 
   test("is not served without the token file that is named", async () => {
@@ -186,7 +200,7 @@ describe("a TCP address", () => {
     async (address, more) => {
       using folder = new TemporaryFolder();
       const token = tokenFile(folder, `  ${TOKEN}\n`);
-      const args = ["--token-file", token, "--allow-host", "Larder.Example", ...more];
+      const args = ["--token-file", token, "--allow-host", "Larder.Example:7878", "--allow-host", "[fd00::1]", ...more];
       await using server = await Server.start(folder.path, { address, args });
       const ask = async (headers: Record<string, string>) =>
         (await fetch(`${server.origin.replace("0.0.0.0", "127.0.0.1")}/v1/images`, { headers })).status;
@@ -194,7 +208,7 @@ describe("a TCP address", () => {
       expect(await ask({ authorization })).toBe(200);
       expect(await ask({ authorization: `bearer ${TOKEN}` })).toBe(200);
       expect(await ask({})).toBe(401);
-      for (const host of ["localhost:1", "127.0.0.1", "[::1]:99", "LARDER.example:80"])
+      for (const host of ["localhost:1", "127.0.0.1", "[::1]:99", "LARDER.example:80", "[FD00::1]:80"])
         expect([host, await ask({ authorization, host })]).toEqual([host, 200]);
       for (const host of [
         "evil.example",
