@@ -30,6 +30,7 @@ export default defineCommand({
     "larder df --format json | jq .total.reclaimable_bytes",
     "larder df --format prometheus > /var/lib/node_exporter/larder.prom",
   ],
+  exits: [[5, "the database is damaged, or is none"]],
   async run({ flags, format, home }) {
     const where = home();
     const larder = openToRead(where);

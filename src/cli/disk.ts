@@ -1,8 +1,8 @@
+import { existsSync } from "node:fs";
 import { exitCode } from "../error.ts";
 import type { Home } from "../home.ts";
-import { type Larder, openEmpty, openToRead, openToWrite } from "../larder.ts";
 import type { DiskReport } from "../ops/report.ts";
-import { refuseUnaccounted } from "../ops/strays.ts";
+import { isEmptyCache } from "../ops/strays.ts";
 import { count } from "../output/units.ts";
 import { complain, say } from "./terminal.ts";
 
@@ -23,16 +23,10 @@ export function sayUnsafe(rows: string[]): void {
   for (const row of rows) say(`left ${row}: it is no digest`);
 }
 
-/**
- * Opens a home for a command that sweeps, to read where it only plans. Where there is neither a catalogue nor a file, that
- * is said, and it is an empty one. Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same.
- */
-export function openToSweep(home: Home, isDryRun: boolean, verb: string): Larder {
-  const larder = isDryRun ? openToRead(home) : openToWrite(home);
-  if (larder) return larder;
-  refuseUnaccounted(home);
-  say(`Nothing to ${verb} (there is no catalogue at "${home.database}")`);
-  return openEmpty(home);
+/** Says where a command that sweeps has nothing to do, since there is neither a catalogue nor a file. */
+export function sayNothing(home: Home, verb: string): void {
+  if (!existsSync(home.database) && isEmptyCache(home))
+    say(`Nothing to ${verb} (there is no catalogue at "${home.database}")`);
 }
 
 /** Says why only staging was swept, and returns the exit code for it. */

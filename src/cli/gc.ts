@@ -1,11 +1,12 @@
 import { parseDuration } from "../input/units.ts";
 import { withLarder } from "../larder.ts";
 import { type GcReport, gc } from "../ops/gc.ts";
+import { openToSweep } from "../ops/strays.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
 import { formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { openToSweep, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { emit } from "./terminal.ts";
@@ -26,7 +27,9 @@ export default defineCommand({
   exits: [[5, "the catalogue does not account for its cache, or what is in use cannot be told"]],
   async run({ flags, format, home }) {
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const larder = openToSweep(home(), flags["dry-run"], "collect");
+    const where = home();
+    sayNothing(where, "collect");
+    const larder = openToSweep(where, flags["dry-run"]);
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const report = await withLarder(larder, (larder) =>

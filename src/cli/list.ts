@@ -31,18 +31,21 @@ export default defineCommand({
     "larder ls -q --filter reference='ghcr.io/acme/*'",
     "larder list --format json --filter pinned=false --filter until=14d",
   ],
-  exits: [[5, "the database is damaged, or is none"]],
+  exits: [[5, "the database is damaged, or is none; or what is in use cannot be told, and was asked for"]],
   async run({ flags, format, home }) {
     const filter = parseFilters(flags.filter);
     const { database, ...rest } = home();
     const larder = openToRead({ database, ...rest });
     // Only what is printed leaves the transaction: a slow reader must not keep msb from folding its write-ahead log in.
-    const render = (handles: Iterable<Handle>) =>
-      format === "table"
-        ? [flags.quiet ? renderNames(handles) : renderList(handles)]
-        : bytesOf(partsOf(format, handles));
+    let unknown: string[] = [];
+    const render = (handles: Iterable<Handle>, unreadable: string[] = []) => {
+      unknown = unreadable;
+      if (format !== "table") return bytesOf(partsOf(format, handles));
+      return [flags.quiet ? renderNames(handles) : renderList(handles)];
+    };
     const parts = larder ? await withLarder(larder, (larder) => list(larder, filter, flags.all, render)) : render([]);
     await printParts(parts);
+    for (const trouble of unknown) say(`more may be in use than is shown: ${trouble}`);
     if (!larder) say(`No images (there is no catalogue at "${database}")`);
     else if (parts[0] === "" && !flags.quiet) say("No images");
     return 0;

@@ -5,11 +5,12 @@ import { parseDuration } from "../input/units.ts";
 import { withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
 import { type BudgetOutcome, type PruneReport, prune } from "../ops/prune.ts";
+import { openToSweep } from "../ops/strays.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { openToSweep, sayDisk, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
@@ -64,7 +65,9 @@ export default defineCommand({
   async run({ flags, format, home }) {
     const policy = parsePolicy({ ...flags, keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)] });
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const larder = openToSweep(home(), flags["dry-run"], "prune");
+    const where = home();
+    sayNothing(where, "prune");
+    const larder = openToSweep(where, flags["dry-run"]);
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const evictions: Eviction[] = [];

@@ -51,14 +51,22 @@ export interface Filter {
 
 /**
  * What `use` makes of the handles, newest first; `all` shows untagged manifests too, after the names. It is given them one
- * by one, and inside one view of the catalogue: of a long list only its text need be kept.
+ * by one, and inside one view of the catalogue: of a long list only its text need be kept. And what of the pins could not
+ * be read, which the handles lack. Throws `damaged` where the filter asks for pins, and there is any of that.
  */
-export function list<T>(larder: Larder, filter: Filter, all: boolean, use: (handles: Iterable<Handle>) => T): T {
-  return readTransaction(larder.db, () => use(eachHandle(larder, filter, all)));
+export function list<T>(
+  larder: Larder,
+  filter: Filter,
+  all: boolean,
+  use: (handles: Iterable<Handle>, unreadable: string[]) => T,
+): T {
+  return readTransaction(larder.db, () => {
+    const pins = readKnownPins(larder);
+    return use(eachHandle(larder, filter, all, pins), pins.unreadable);
+  });
 }
 
-function* eachHandle(larder: Larder, filter: Filter, all: boolean): Generator<Handle> {
-  const pins = readKnownPins(larder);
+function* eachHandle(larder: Larder, filter: Filter, all: boolean, pins: Pins): Generator<Handle> {
   for (const row of eachRow(larder, filter, all, pins)) yield toHandle(row, pins);
 }
 
@@ -165,6 +173,7 @@ function canonicalOf(row: ImageRow): string | null {
 
 function compileFilter(larder: Larder, filter: Filter, pins: Pins): (row: ImageRow) => boolean {
   const { reference, labels, pinned, untagged, until, digest } = filter;
+  if (pinned !== undefined) refuseUnknownPins(pins);
   const labelsOf = labels ? readLabels(larder) : undefined;
   const now = larder.now();
   return (row) =>
@@ -178,6 +187,12 @@ function compileFilter(larder: Larder, filter: Filter, pins: Pins): (row: ImageR
     (until === undefined || (row.createdAt !== null && now - row.createdAt.ms >= until)) &&
     (!digest ||
       digest.some((prefix) => row.digest?.startsWith(prefix) || row.digest?.split(":")[1]?.startsWith(prefix)));
+}
+
+// Who asks for what is not in use may be about to remove it.
+function refuseUnknownPins({ unreadable }: Pins): void {
+  if (unreadable.length > 0)
+    throw new LarderError("damaged", `what is in use cannot be told: ${unreadable.join("; ")}`);
 }
 
 function hasLabel(labels: Record<string, string> | undefined, key: string, value: string | undefined): boolean {

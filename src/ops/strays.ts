@@ -10,9 +10,8 @@ import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
-import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
-import type { Larder } from "../larder.ts";
+import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
@@ -23,13 +22,18 @@ export interface Strays {
   skipped: Skipped[];
 }
 
-/** Throws `unaccounted` where the cache of a home that has no catalogue holds a file. */
-export function refuseUnaccounted({ database, cache }: Home): void {
-  for (const { path } of scanCache(new CachePaths(cache)))
-    throw new LarderError(
-      "unaccounted",
-      `nothing was swept: there is no catalogue at "${database}" to account for "${path}"`,
-    );
+/**
+ * Opens a home for what sweeps, to read where it only plans. Where there is no catalogue, an empty one takes its place:
+ * in memory, but on disk where files are to go, since none may without a catalogue that others can claim them in.
+ */
+export function openToSweep(home: Home, isDryRun: boolean): Larder {
+  const larder = isDryRun ? openToRead(home) : openToWrite(home);
+  return larder ?? (isDryRun || isEmptyCache(home) ? openEmpty(home) : openOrCreate(home));
+}
+
+/** Whether the cache of a home holds nothing but locks. */
+export function isEmptyCache({ cache }: Home): boolean {
+  return scanCache(new CachePaths(cache)).next().done === true;
 }
 
 /** Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. */

@@ -279,7 +279,7 @@ export const PruneBody = v.strictObject({
   unused: option,
   untagged: option,
   older_than: v.optional(v.string()),
-  keep_last: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(0)), v.string()])),
+  keep_last: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(1)), v.string()])),
   max_size: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(0)), v.string()])),
   min_free: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(0)), v.string()])),
   high: v.optional(v.string()),

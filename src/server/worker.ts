@@ -11,7 +11,7 @@ import { notFound } from "../ops/images.ts";
 import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
 import { prune } from "../ops/prune.ts";
 import { remove } from "../ops/remove.ts";
-import { refuseUnaccounted } from "../ops/strays.ts";
+import { openToSweep } from "../ops/strays.ts";
 import { WarmHome } from "./catalogue.ts";
 import type { Failure, Job, Request, Response } from "./jobs.ts";
 
@@ -58,12 +58,11 @@ async function run(home: Home, job: Job): Promise<unknown> {
 
 // Where there is no catalogue, an empty one is as good, as it is for the commands.
 function open(home: Home, job: Exclude<Job, { kind: "persist" | "batch" | "examine" }>): Larder {
-  const isReading = job.kind === "df" || job.options.dryRun;
-  const larder = isReading ? openToRead(home) : openToWrite(home);
-  if (larder) return larder;
-  if (job.kind === "remove") throw notFound(job.options.references[0]!);
-  if (job.kind !== "df") refuseUnaccounted(home);
-  return openEmpty(home);
+  if (job.kind === "df") return openToRead(home) ?? openEmpty(home);
+  if (job.kind !== "remove") return openToSweep(home, job.options.dryRun);
+  const larder = job.options.dryRun ? openToRead(home) : openToWrite(home);
+  if (!larder) throw notFound(job.options.references[0]!);
+  return larder;
 }
 
 // A home is opened, and so perhaps made, only once there is something to put on record.

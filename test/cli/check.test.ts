@@ -166,8 +166,12 @@ describe("larder check", () => {
   test("exits with 5 where a cache has files and there is no catalogue", async () => {
     using home = sound.copy();
     rmSync(join(home.path, "db"), { recursive: true });
-    const report = await larderJson(home.path, ["check", "--grace", "0s"], 5);
-    expect(report.problems.map(({ code }: Described) => code)).toContain("catalogue-unaccounted");
+    // Also while its files are young.
+    for (const flags of [[], ["--grace", "0s"], ["--grace", "14d"]]) {
+      const report = await larderJson(home.path, ["check", ...flags], 5);
+      const codes = report.problems.map(({ code }: Described) => code);
+      expect(codes.filter((code: string) => code === "catalogue-unaccounted")).toHaveLength(1);
+    }
     expect(existsSync(join(home.path, "db"))).toBe(false);
   });
 

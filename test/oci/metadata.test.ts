@@ -266,6 +266,17 @@ describe("checkMetadata", () => {
 });
 
 describe("parseJson", () => {
+  test.each(['"\\ud800"', '"\\udc00x"', '{"\\ud800":1}', '["x\\ud800\\ud800\\udc00"]'])(
+    "refuses half a surrogate pair, as msb does: %s",
+    (text) => {
+      expect(() => parseJson(text, "F")).toThrow("F: not JSON: half a surrogate pair");
+    },
+  );
+
+  test("takes a whole one", () => {
+    expect(parseJson('{"\\ud835\\udc9c":"\\ud835\\udc9c"}', "F")).toEqual({ 𝒜: "𝒜" });
+  });
+
   test("makes BigInt of size_bytes alone, and only where an integer is written", () => {
     expect(parseJson('{"size_bytes":1,"other":1,"in":[{"size_bytes":18446744073709551616}]}', "F")).toEqual({
       size_bytes: 1n,

@@ -1,8 +1,9 @@
 import type { Home } from "../../home.ts";
-import { openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
+import { openEmpty, openOrCreate, openToRead, withLarder } from "../../larder.ts";
+import { isEmptyCache } from "../strays.ts";
 import type { Progress } from "./artifacts.ts";
 import { check, identify, unopenable } from "./check.ts";
-import { type Mend, type Problem, REMEDIES } from "./problem.ts";
+import { type Mend, type Problem, problem, REMEDIES } from "./problem.ts";
 import { type Outcome, repair } from "./repair.ts";
 
 /** What check prints: problems, and in a repair what became of each. */
@@ -44,11 +45,14 @@ export async function examine(
   const head = { database: home.database, cache: home.cache, deep, dry_run: dryRun };
   const options = { deep, grace, ...(progress && { progress }), ...(stopped && { stopped }) };
   try {
-    const reader = openToRead(home) ?? openEmpty(home);
-    const problems = await withLarder(reader, (larder) => check(larder, options));
+    const reader = openToRead(home);
+    const problems = await withLarder(reader ?? openEmpty(home), (larder) => check(larder, options));
+    // Whatever the age of its files: msb makes the catalogue first.
+    if (!reader && !isEmptyCache(home) && !problems.some(({ code }) => code === "catalogue-unaccounted"))
+      problems.unshift(problem("catalogue-unaccounted", "catalogue", `there is none at "${home.database}"`));
     if (!mends || dryRun) return { ...head, ...describe(problems, mends ? "planned" : "possible") };
     // Opening to write changes a file already, and a damaged one must stay as it is.
-    const writer = problems.some(({ mend }) => mend) ? openToWrite(home) : undefined;
+    const writer = problems.some(({ mend }) => mend) ? openOrCreate(home) : undefined;
     if (!writer) return { ...head, ...describeRepaired(problems, new Map(), problems) };
     return await withLarder(writer, async (larder) => {
       const outcomes = await repair(larder, problems, options);
