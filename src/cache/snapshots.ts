@@ -24,15 +24,30 @@ export function readSnapshots(...folders: string[]): SnapshotOnDisk[] {
 }
 
 function* walk(folder: string, prefix: string, seen: Set<string>): Generator<SnapshotOnDisk> {
-  for (const entry of namesIn(folder).sort()) {
+  const entries = unlessTrouble(prefix.slice(0, -1) || folder, () => namesIn(folder).sort());
+  if (!Array.isArray(entries)) return yield entries;
+  for (const entry of entries) {
     const path = join(folder, entry);
-    const identity = identifyFolder(path);
-    // A link may lead back to where the walk came from.
-    if (identity === undefined || seen.has(identity)) continue;
-    seen.add(identity);
-    const snapshots = readSnapshot(path, prefix + entry);
-    if (snapshots.length > 0) yield* snapshots;
+    const found = unlessTrouble(prefix + entry, () => {
+      const identity = identifyFolder(path);
+      // A link may lead back to where the walk came from.
+      if (identity === undefined || seen.has(identity)) return undefined;
+      seen.add(identity);
+      return readSnapshot(path, prefix + entry);
+    });
+    if (found === undefined) continue;
+    if (!Array.isArray(found)) yield found;
+    else if (found.length > 0) yield* found;
     else yield* walk(path, `${prefix}${entry}/`, seen);
+  }
+}
+
+// What may not be looked at, such as another user's, may hold any number of snapshots.
+function unlessTrouble<T>(name: string, look: () => T): T | SnapshotOnDisk {
+  try {
+    return look();
+  } catch (error) {
+    return { name, trouble: asLarderError(error).message };
   }
 }
 
@@ -55,10 +70,8 @@ function readSnapshot(folder: string, name: string): SnapshotOnDisk[] {
 }
 
 function readDescriptor(path: string, name: string): SnapshotOnDisk {
-  try {
+  return unlessTrouble(name, () => {
     const digest: unknown = JSON.parse(readRegular(path) ?? "")?.image?.manifest_digest;
     return isDigest(digest) ? { name, digest } : { name, trouble: `"${path}" names no image.manifest_digest` };
-  } catch (error) {
-    return { name, trouble: asLarderError(error).message };
-  }
+  });
 }

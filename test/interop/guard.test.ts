@@ -349,6 +349,30 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     });
   });
 
+  test("is listed by its owner, and loses nothing, where root keeps a snapshot to itself", async () => {
+    using folder = await theirFolder();
+    const home = folder.path;
+    expect((await theirs(home, "load", "-i", join(home, "images.tar"))).code).toBe(0);
+    age(home);
+    const snapshot = join(home, "snapshots", "group", "mine");
+    mkdirSync(snapshot, { recursive: true });
+    chmodSync(snapshot, 0o700);
+    const trouble = `snapshot "group/mine" cannot be read: cannot lstat "${join(snapshot, "snapshot.json")}": permission denied`;
+    const listed = await theirLarder(home, "list");
+    expect([listed.code, listed.out.length]).toEqual([0, WEB.tags.length + JOB.tags.length]);
+    expect(listed.stderr).toBe(`more may be in use than is shown: ${trouble}\n`);
+    const rows = readRows(home);
+    for (const command of [["rm", ...JOB.tags], ["gc"], ["prune", "--unused", "--min-age", "0s"]]) {
+      const { code, stderr } = await theirLarder(home, ...command);
+      expect([code, stderr.includes(trouble)]).toEqual([5, true]);
+    }
+    const { references, manifests } = readRows(home);
+    expect([Object.keys(manifests), references[WEB.tags[0]!]]).toEqual([
+      Object.keys(rows.manifests),
+      rows.references[WEB.tags[0]!]!,
+    ]);
+  });
+
   test("is busy, and not damaged, where a table is missing and root's migration lock may be held", async () => {
     using folder = await theirFolder();
     const home = folder.path;
