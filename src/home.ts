@@ -79,7 +79,7 @@ function readConfig(path: string): Config {
   }
   let document: unknown;
   try {
-    document = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
+    document = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), onlyDigits);
     if (document === null || typeof document !== "object") throw new TypeError("it holds no JSON object");
   } catch (error) {
     // msb itself refuses to start on it, and a tool that deletes must not guess which cache was meant.
@@ -92,6 +92,11 @@ function readConfig(path: string): Config {
   return pickPaths(document);
 }
 
+// To msb `1.0`, `1e3` and `-0` are no counts. TypeScript's library does not know the third argument yet.
+function onlyDigits(_key: string, value: unknown, context?: { source?: string }): unknown {
+  return typeof value === "number" && !/^\d+$/.test(context?.source ?? "") ? Number.NaN : value;
+}
+
 type Check = (value: unknown) => boolean;
 
 const isText: Check = (value) => typeof value === "string";
@@ -102,9 +107,11 @@ const isOptional =
 const isCount =
   (most: number): Check =>
   (value) =>
-    Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= most;
+    Number.isInteger(value) && (value as number) <= most;
 const isLevel: Check = (value) => ["error", "warn", "info", "debug", "trace"].includes(value as string);
 const U32 = 2 ** 32 - 1;
+// Rounded: the numbers next to it are 2048 and more away.
+const U64 = 2 ** 64 - 2048;
 
 // What msb 0.6.18 reads, and takes in each place. A value that it does not take makes it drop the whole file and use its
 // defaults (interop §1); so must larder, or the two would keep different stores.
@@ -116,17 +123,18 @@ const CHECKS: Record<string, Check> = {
   database: holds({
     url: isOptional(isText),
     max_connections: isCount(U32),
-    connect_timeout_secs: isCount(Number.MAX_SAFE_INTEGER),
-    busy_timeout_secs: isCount(Number.MAX_SAFE_INTEGER),
+    connect_timeout_secs: isCount(U64),
+    busy_timeout_secs: isCount(U64),
   }),
   sandbox_defaults: holds({
     cpus: isCount(255),
     memory_mib: isCount(U32),
     shell: isText,
     workdir: isOptional(isText),
-    oci: holds({}),
+    metrics_sample_interval_ms: isOptional(isCount(U64)),
+    oci: holds({ upper_size_mib: isOptional(isCount(U32)) }),
   }),
-  registries: holds({}),
+  registries: holds({ hosts: holds({}) }),
   runtime: holds({}),
   metrics: holds({}),
 };

@@ -13,6 +13,8 @@ export interface Larder {
   db: Database;
   cache: CachePaths;
   now: () => number;
+  /** There is no catalogue: `db` is an empty one in its place. */
+  isMissing?: true;
 }
 
 /**
@@ -25,7 +27,7 @@ export function openToRead(home: Home, patienceMs?: number): Larder | undefined 
 
 /** An empty catalogue in memory, in place of one that is not there: what the cache holds can be looked at all the same. */
 export function openEmpty(home: Home): Larder {
-  return wrap(home, emptyCatalogue())!;
+  return { ...wrap(home, emptyCatalogue())!, isMissing: true };
 }
 
 /** Opens a home to change; undefined where no catalogue is. */

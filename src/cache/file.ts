@@ -115,6 +115,8 @@ export function openRegular<T>(path: string, use: (fd: number, stat: Stats) => T
   } catch (error) {
     if (isErrno(error, "ENOENT")) return undefined;
     if (isErrno(error, "ELOOP")) throw new LarderError("invalid", `"${path}" is a link, not a file`, error);
+    // A socket.
+    if (isErrno(error, "ENXIO")) throw new LarderError("invalid", `"${path}" is not a regular file`, error);
     throw error;
   }
   try {

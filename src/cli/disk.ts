@@ -1,8 +1,6 @@
-import { existsSync } from "node:fs";
 import { exitCode } from "../error.ts";
-import type { Home } from "../home.ts";
+import type { Larder } from "../larder.ts";
 import type { DiskReport } from "../ops/report.ts";
-import { isEmptyCache } from "../ops/strays.ts";
 import { count } from "../output/units.ts";
 import { complain, say } from "./terminal.ts";
 
@@ -23,10 +21,9 @@ export function sayUnsafe(rows: string[]): void {
   for (const row of rows) say(`left ${row}: it is no digest`);
 }
 
-/** Says where a command that sweeps has nothing to do, since there is neither a catalogue nor a file. */
-export function sayNothing(home: Home, verb: string): void {
-  if (!existsSync(home.database) && isEmptyCache(home))
-    say(`Nothing to ${verb} (there is no catalogue at "${home.database}")`);
+/** Says of an opened home that there is nothing to do for a command that sweeps: neither a catalogue nor a file. */
+export function sayNothing({ isMissing, home }: Larder, verb: string): void {
+  if (isMissing) say(`Nothing to ${verb} (there is no catalogue at "${home.database}")`);
 }
 
 /** Says why only staging was swept, and returns the exit code for it. */

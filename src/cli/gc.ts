@@ -15,7 +15,7 @@ export default defineCommand({
   name: "gc",
   summary: "Collect orphan layers, untagged images and stray files",
   details:
-    "An image in use is never touched. A file that no row accounts for goes once it is older than the grace period,\nand only while no pull or load runs. Where the catalogue does not account for the cache (a lost database, a cache\nshared by two homes) only tmp/ is swept.",
+    "An image in use is never touched. A file that no row accounts for goes once it is older than the grace period,\nand only while no pull or load runs. Where the catalogue does not account for the cache (a fresh database, a cache\nshared by two homes) only tmp/ is swept, and where there is none at all, nothing.",
   flags: {
     "layers-only": { type: "boolean", description: "orphan layers alone" },
     grace: { type: "string", valueHint: "DURATION", description: "how old a stray file must be (default 10m)" },
@@ -27,9 +27,8 @@ export default defineCommand({
   exits: [[5, "the catalogue does not account for its cache, or what is in use cannot be told"]],
   async run({ flags, format, home }) {
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const where = home();
-    sayNothing(where, "collect");
-    const larder = openToSweep(where, flags["dry-run"]);
+    const larder = openToSweep(home(), { dryRun: flags["dry-run"], sweepUnrecorded: flags["sweep-unrecorded"] });
+    if (!flags["sweep-unrecorded"]) sayNothing(larder, "collect");
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const report = await withLarder(larder, (larder) =>

@@ -65,9 +65,8 @@ export default defineCommand({
   async run({ flags, format, home }) {
     const policy = parsePolicy({ ...flags, keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)] });
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
-    const where = home();
-    sayNothing(where, "prune");
-    const larder = openToSweep(where, flags["dry-run"]);
+    const larder = openToSweep(home(), { dryRun: flags["dry-run"], sweepUnrecorded: flags["sweep-unrecorded"] });
+    if (!flags["sweep-unrecorded"]) sayNothing(larder, "prune");
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const evictions: Eviction[] = [];

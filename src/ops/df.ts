@@ -70,9 +70,9 @@ export function df(larder: Larder): DfReport {
   };
 }
 
-// A gc refuses where it cannot tell what is in use, or who needs a layer.
-function isCollectable({ db, home }: Larder, pins: PinWatch): boolean {
-  if (pins.read().unreadable.length > 0) return false;
+// A gc refuses where there is no catalogue, and where it cannot tell what is in use, or who needs a layer.
+function isCollectable({ db, home, isMissing }: Larder, pins: PinWatch): boolean {
+  if (isMissing || pins.read().unreadable.length > 0) return false;
   try {
     refuseLostLayers(db, home.database);
     return true;

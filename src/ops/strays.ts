@@ -10,6 +10,7 @@ import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
+import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
@@ -23,17 +24,23 @@ export interface Strays {
 }
 
 /**
- * Opens a home for what sweeps, to read where it only plans. Where there is no catalogue, an empty one takes its place:
- * in memory, but on disk where files are to go, since none may without a catalogue that others can claim them in.
+ * Opens a home for what sweeps, to read where it only plans. Where there is neither a catalogue nor a file, it is an empty
+ * one. Throws `unaccounted` where there is no catalogue, and the cache holds a file all the same: it may be lost, or not
+ * mounted. If all is to be swept even so, one is made, in which others can claim a file; for a plan, in memory.
  */
-export function openToSweep(home: Home, isDryRun: boolean): Larder {
-  const larder = isDryRun ? openToRead(home) : openToWrite(home);
-  return larder ?? (isDryRun || isEmptyCache(home) ? openEmpty(home) : openOrCreate(home));
-}
-
-/** Whether the cache of a home holds nothing but locks. */
-export function isEmptyCache({ cache }: Home): boolean {
-  return scanCache(new CachePaths(cache)).next().done === true;
+export function openToSweep(
+  home: Home,
+  { dryRun, sweepUnrecorded }: { dryRun: boolean; sweepUnrecorded: boolean },
+): Larder {
+  const larder = dryRun ? openToRead(home) : openToWrite(home);
+  if (larder) return larder;
+  const [file] = scanCache(new CachePaths(home.cache));
+  if (file === undefined) return openEmpty(home);
+  if (sweepUnrecorded) return dryRun ? openEmpty(home) : openOrCreate(home);
+  throw new LarderError(
+    "unaccounted",
+    `nothing was swept: there is no catalogue at "${home.database}" to account for "${file.path}" (bring it back, or sweep all the same with --sweep-unrecorded)`,
+  );
 }
 
 /** Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. */

@@ -59,7 +59,7 @@ async function run(home: Home, job: Job): Promise<unknown> {
 // Where there is no catalogue, an empty one is as good, as it is for the commands.
 function open(home: Home, job: Exclude<Job, { kind: "persist" | "batch" | "examine" }>): Larder {
   if (job.kind === "df") return openToRead(home) ?? openEmpty(home);
-  if (job.kind !== "remove") return openToSweep(home, job.options.dryRun);
+  if (job.kind !== "remove") return openToSweep(home, job.options);
   const larder = job.options.dryRun ? openToRead(home) : openToWrite(home);
   if (!larder) throw notFound(job.options.references[0]!);
   return larder;

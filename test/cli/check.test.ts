@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
@@ -173,6 +173,24 @@ describe("larder check", () => {
       expect(codes.filter((code: string) => code === "catalogue-unaccounted")).toHaveLength(1);
     }
     expect(existsSync(join(home.path, "db"))).toBe(false);
+  });
+
+  test("promises and mends nothing where a cache has files and there is no catalogue", async () => {
+    using home = sound.copy();
+    rmSync(join(home.path, "db"), { recursive: true });
+    mkdirSync(join(home.path, "cache", "tmp"), { recursive: true });
+    const scratch = join(home.path, "cache", "tmp", "load-1-1-1.blob");
+    writeFileSync(scratch, "scratch");
+    utimesSync(scratch, 0, 0);
+    for (const flags of [["--repair", "--dry-run"], ["--repair"]]) {
+      const report = await larderJson(home.path, ["check", ...flags], 5);
+      expect(report.problems.filter(({ repair }: Described) => repair !== null)).toEqual([]);
+    }
+    expect([existsSync(scratch), existsSync(join(home.path, "db"))]).toEqual([true, false]);
+    rmSync(join(home.path, "cache"), { recursive: true });
+    mkdirSync(join(home.path, "cache", "tmp"), { recursive: true });
+    writeFileSync(scratch, "scratch");
+    expect((await larderJson(home.path, ["check"])).damage).toBe(0);
   });
 
   test("exits with 1 where the database cannot be opened", async () => {

@@ -34,6 +34,12 @@ const CONFIGS: object[] = [
   { sandbox_defaults: { memory_mib: 1.5 } },
   { sandbox_defaults: { shell: null } },
   { sandbox_defaults: { oci: null } },
+  { sandbox_defaults: { oci: { upper_size_mib: "x" } } },
+  { sandbox_defaults: { oci: { upper_size_mib: 5 }, metrics_sample_interval_ms: 5 } },
+  { sandbox_defaults: { metrics_sample_interval_ms: "x" } },
+  { database: { connect_timeout_secs: 2 ** 60 } },
+  { registries: { hosts: 5 } },
+  { registries: { hosts: {} } },
   { registries: 5 },
   { registries: { unknown: 5 } },
   { runtime: "x" },
@@ -45,6 +51,20 @@ describe("a config.json that moves the cache", () => {
   const archive = join(folder.path, "images.tar");
   beforeAll(() => writeArchive(archive, [{ tags: ["tool:1"], layers: [{ files: { tool: "tool" } }] }]));
   afterAll(() => folder[Symbol.dispose]());
+
+  // What JSON.stringify would not write.
+  test.each(['"cpus":1.0', '"cpus":1e1', '"cpus":-0', '"memory_mib":512.0'].map((member, i) => [member, i] as const))(
+    "is dropped by both for a number that is no count: %s",
+    async (member, i) => {
+      const home = join(folder.path, `odd-${i}`);
+      mkdirSync(home);
+      const text = `{"paths":{"cache":"${join(home, "moved")}"},"sandbox_defaults":{${member}}}`;
+      writeFileSync(join(home, "config.json"), text);
+      expect((await msb(home, "load", "-i", archive)).code).toBe(0);
+      expect(readdirSync(join(home, "cache", "layers"))).not.toEqual([]);
+      expect(resolveHome(home, {}).cache).toBe(join(home, "cache"));
+    },
+  );
 
   test.each(CONFIGS.map((config, i) => [JSON.stringify(config), config, i] as const))(
     "means the same cache to larder as to msb, with %s",

@@ -52,12 +52,8 @@ _larder_offer() {
 }
 
 _larder_references() {
-  local name names=
-  while IFS= read -r name; do
-    # On record may be anything, and bash would run what it finds in a word.
-    [[ $name == *[![:alnum:]_.:/@+-]* ]] || names+=$name$'\\n'
-  done < <("\${words[0]/#\\~/$HOME}" list -q \${home:+--home "$home"} 2>/dev/null)
-  _larder_offer "$names"
+  # On record may be anything, and bash would run what it finds in a word.
+  _larder_offer "$("\${words[0]/#\\~/$HOME}" list -q \${home:+--home "$home"} 2>/dev/null | grep -av '[^[:alnum:]_.:/@+-]')"
 }
 
 _larder_files() {

@@ -57,7 +57,7 @@ const PROBLEMS = {
   "metadata-old-shape": ["note", "msb 0.5 and later ignore it; pull the image again"],
   "catalogue-unaccounted": [
     "damage",
-    "gc and prune sweep only tmp/ meanwhile: put its images on record with larder persist, or sweep them with larder gc --sweep-unrecorded",
+    "gc and prune sweep no more than tmp/ meanwhile: bring it back, put its images on record with larder persist, or sweep them with larder gc --sweep-unrecorded",
   ],
   "metadata-unrecorded": [
     "note",

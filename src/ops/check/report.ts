@@ -1,8 +1,9 @@
+import { CachePaths } from "../../cache/paths.ts";
+import { scanCache } from "../../cache/scan.ts";
 import type { Home } from "../../home.ts";
-import { openEmpty, openOrCreate, openToRead, withLarder } from "../../larder.ts";
-import { isEmptyCache } from "../strays.ts";
+import { openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
 import type { Progress } from "./artifacts.ts";
-import { check, identify, unopenable } from "./check.ts";
+import { type CheckOptions, check, identify, unopenable } from "./check.ts";
 import { type Mend, type Problem, problem, REMEDIES } from "./problem.ts";
 import { type Outcome, repair } from "./repair.ts";
 
@@ -46,13 +47,11 @@ export async function examine(
   const options = { deep, grace, ...(progress && { progress }), ...(stopped && { stopped }) };
   try {
     const reader = openToRead(home);
-    const problems = await withLarder(reader ?? openEmpty(home), (larder) => check(larder, options));
-    // Whatever the age of its files: msb makes the catalogue first.
-    if (!reader && !isEmptyCache(home) && !problems.some(({ code }) => code === "catalogue-unaccounted"))
-      problems.unshift(problem("catalogue-unaccounted", "catalogue", `there is none at "${home.database}"`));
+    if (!reader) return { ...head, ...describe(await checkLost(home, options), "possible") };
+    const problems = await withLarder(reader, (larder) => check(larder, options));
     if (!mends || dryRun) return { ...head, ...describe(problems, mends ? "planned" : "possible") };
     // Opening to write changes a file already, and a damaged one must stay as it is.
-    const writer = problems.some(({ mend }) => mend) ? openOrCreate(home) : undefined;
+    const writer = problems.some(({ mend }) => mend) ? openToWrite(home) : undefined;
     if (!writer) return { ...head, ...describeRepaired(problems, new Map(), problems) };
     return await withLarder(writer, async (larder) => {
       const outcomes = await repair(larder, problems, options);
@@ -61,6 +60,17 @@ export async function examine(
   } catch (error) {
     return { ...head, ...describe([unopenable(error)], "possible") };
   }
+}
+
+// Where there is no catalogue nothing is swept, and so nothing mended. That it is missing is damage whatever the age of
+// the files: msb makes it first.
+async function checkLost(home: Home, options: CheckOptions): Promise<Problem[]> {
+  const problems = await withLarder(openEmpty(home), (larder) => check(larder, options));
+  const cache = new CachePaths(home.cache);
+  const isLost = scanCache(cache).some(({ path }) => !cache.isScratch(path));
+  const found = problems.map(({ mend: _, ...rest }): Problem => rest);
+  if (!isLost || found.some(({ code }) => code === "catalogue-unaccounted")) return found;
+  return [problem("catalogue-unaccounted", "catalogue", `there is none at "${home.database}"`), ...found];
 }
 
 type Described = CheckReport["problems"][number];
