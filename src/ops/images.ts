@@ -32,7 +32,7 @@ export interface Handle {
   media_type: string | null;
   pinned_by: Pin[];
   variant: string | null;
-  /** What in its rows could not be read; empty for a sound image. */
+  /** What of it could not be read; empty for a sound image. */
   damage: string[];
 }
 
@@ -121,7 +121,7 @@ function* eachRow(
 
 /** The handle that `reference` means; throws `not_found`. */
 export function get(larder: Larder, reference: string): Handle {
-  return readTransaction(larder.db, () => toHandle(findOne(larder, reference), readKnownPins(larder)));
+  return readTransaction(larder.db, () => toOneHandle(findOne(larder, reference), readKnownPins(larder)));
 }
 
 /**
@@ -165,6 +165,13 @@ export function toHandle(row: ImageRow, pins: Pins): Handle {
     variant: row.variant,
     damage: row.digest !== null && !isDigest(row.digest) ? [...row.damage, "digest is not a digest"] : [...row.damage],
   };
+}
+
+/** The same of an image that is shown alone, with what of the pins could not be read: it may be in use by that. */
+export function toOneHandle(row: ImageRow, pins: Pins): Handle {
+  const handle = toHandle(row, pins);
+  handle.damage.push(...pins.unreadable.map((trouble) => `pinned_by may lack something: ${trouble}`));
+  return handle;
 }
 
 function canonicalOf(row: ImageRow): string | null {

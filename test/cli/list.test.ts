@@ -292,6 +292,10 @@ describe("list where a sandbox cannot be read", () => {
         `more may be in use than is shown: ${trouble}\n`,
       ]);
     }
+    for (const command of ["get", "inspect"])
+      expect((await larderJson(home, [command, "image:1"])).damage).toContain(
+        `pinned_by may lack something: ${trouble}`,
+      );
     for (const pinned of ["true", "false"])
       expect(await larder(home, "list", "--filter", `pinned=${pinned}`)).toEqual({
         code: 5,
