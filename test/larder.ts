@@ -6,7 +6,11 @@ import type { Outcome } from "./interop/msb.ts";
 
 /** A folder that is gone again at the end of the block that made it. */
 export class TemporaryFolder {
-  readonly path = mkdtempSync(join(tmpdir(), "larder-test-"));
+  readonly path: string;
+
+  constructor(parent = tmpdir()) {
+    this.path = mkdtempSync(join(parent, "larder-test-"));
+  }
 
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true, force: true });

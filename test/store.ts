@@ -2,6 +2,7 @@ import { Database } from "bun:sqlite";
 import {
   chownSync,
   existsSync,
+  linkSync,
   lstatSync,
   lutimesSync,
   mkdirSync,
@@ -350,4 +351,13 @@ function contentOf(path: string): string {
   const stat = lstatSync(path);
   if (stat.isSymbolicLink()) return readlinkSync(path);
   return stat.isFile() ? new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex") : "";
+}
+
+/** So many names make a folder that larder watches, where the kernel tells it of every change. */
+export const MANY = 7000;
+
+/** Gives a folder so many lock files: links of one, which are made more quickly than files. */
+export function fillWithLocks(folder: string, count: number): void {
+  writeFileSync(join(folder, "0.lock"), "");
+  for (let i = 1; i < count; i++) linkSync(join(folder, "0.lock"), join(folder, `${i}${"0".repeat(60)}.lock`));
 }

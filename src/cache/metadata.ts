@@ -1,5 +1,6 @@
 import { statSync } from "node:fs";
 import { isSystemError } from "../error.ts";
+import { FolderWatch } from "../host/watch.ts";
 import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { cacheKey } from "../oci/reference.ts";
@@ -42,23 +43,30 @@ const MOST_LOOKS = 3;
 
 // What reading may take to be done while writers wait. Where it takes longer, to wait for the end of the tick comes first.
 const SHORT_MS = 5;
-// Bytes of a folder that takes longer for certain: there the wait comes before the first read, and saves it.
+// Bytes of a folder that takes longer for certain: it is watched, or else the wait comes before the first read.
 const LARGE = 128 * 1024;
 
 /** A metadata file that was written lately, as its content says. */
 export interface YoungMetadata {
+  /** Of the file, without its folder. */
+  name: string;
   manifest: Digest;
   layers: Digest[];
 }
 
 /**
  * The readable metadata files younger than `grace` (milliseconds). msb writes this file before it writes the rows, so
- * what one of them names may be about to be put on record.
+ * what one of them names may be about to be put on record. A large folder is watched from now on until the end of use:
+ * to read it again after each delete of larder's own, only to find what else came, would take longer than all the rest.
  */
 export class YoungMetadataFiles {
-  private seen = -1;
-  private files: YoungMetadata[] = [];
   private readonly folder: string;
+  private readonly watch: FolderWatch | undefined;
+  private files: YoungMetadata[] = [];
+  /** Whether `files` holds, but for what the watch tells. */
+  private isKnown = false;
+  /** Without a watch: the time of the folder that `files` is of. */
+  private seen = -1;
 
   constructor(
     private readonly cache: CachePaths,
@@ -66,16 +74,32 @@ export class YoungMetadataFiles {
     private readonly grace: number,
   ) {
     this.folder = cache.folder("manifests");
+    if (this.measureFolder().size > LARGE) this.watch = FolderWatch.start(this.folder);
+    // To say so before larder's own deletes make the folder young takes no reading.
+    if (this.watch && !this.mayHoldYoung(this.measureFolder().mtimeMs)) this.isKnown = true;
   }
 
-  /** Reads the folder again only if something was renamed into it since, or may have been within the clock's tick. */
+  /** Those of this moment: the same array for as long as nothing changes. */
   read(): YoungMetadata[] {
+    const changed = this.watch?.changes();
+    const { isKnown } = this;
+    // What cannot be read now is not known the next time either.
+    this.isKnown = false;
+    if (changed === undefined) return this.readByTime();
+    if (!isKnown) this.files = this.readFolder(this.measureFolder().mtimeMs);
+    else if (changed.size > 0)
+      this.files = [...this.files.filter(({ name }) => !changed.has(name)), ...this.readYoung(changed)];
+    this.isKnown = true;
+    return this.files;
+  }
+
+  // Reads the folder again only if something was renamed into it since, or may have been within the clock's tick.
+  private readByTime(): YoungMetadata[] {
     let changed = this.measureFolder().mtimeMs;
     if (changed === this.seen) return this.files;
     for (let looks = 0; looks < MOST_LOOKS; looks++) {
       const asked = Date.now();
-      // msb renames each such file into its place (interop §3), so none is younger than the folder.
-      this.files = this.now() - changed < this.grace ? this.readFolder() : [];
+      this.files = this.readFolder(changed);
       this.seen = asked - changed < TICK_MS ? -1 : changed;
       const { mtimeMs } = this.measureFolder();
       if (mtimeMs === changed) break;
@@ -85,15 +109,16 @@ export class YoungMetadataFiles {
   }
 
   /**
-   * Reads before writers have to wait. What is read within the tick of the last change has to be read again when it is
-   * asked for: where that takes long, this waits for the tick to end, and what it reads holds until the next change.
+   * Reads before writers have to wait. Without a watch, what is read within the tick of the last change has to be read
+   * again when it is asked for: where that takes long, this waits for the tick to end, and what it reads holds until the
+   * next change.
    */
   readAhead(): void {
     const { mtimeMs, size } = this.measureFolder();
-    if (size > LARGE && Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
+    if (!this.watch && size > LARGE && Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
     const start = performance.now();
     this.read();
-    if (this.seen >= 0 || performance.now() - start <= SHORT_MS) return;
+    if (this.isKnown || this.seen >= 0 || performance.now() - start <= SHORT_MS) return;
     Bun.sleepSync(TICK_MS);
     this.read();
   }
@@ -102,22 +127,36 @@ export class YoungMetadataFiles {
     return statSync(this.folder, { throwIfNoEntry: false }) ?? { mtimeMs: 0, size: 0 };
   }
 
-  private readFolder(): YoungMetadata[] {
+  // msb renames each such file into its place (interop §3), so none is younger than the folder.
+  private mayHoldYoung(folderMtimeMs: number): boolean {
+    return this.now() - folderMtimeMs < this.grace;
+  }
+
+  private readFolder(folderMtimeMs: number): YoungMetadata[] {
+    return this.mayHoldYoung(folderMtimeMs) ? this.readYoung(namesIn(this.folder)) : [];
+  }
+
+  private readYoung(names: Iterable<string>): YoungMetadata[] {
     const young: YoungMetadata[] = [];
-    for (const name of namesIn(this.folder)) {
+    for (const name of names) {
       if (isLock(name)) continue;
       const file = this.cache.classify("manifests", name);
       const stat = file.kind === "metadata" ? measure(file.path) : undefined;
       if (!stat || this.now() - stat.mtimeMs >= this.grace) continue;
       try {
         const metadata = readMetadataFile(file.path);
-        if (metadata)
-          young.push({ manifest: metadata.manifest_digest, layers: metadata.layers.map(({ diff_id }) => diff_id) });
+        if (!metadata) continue;
+        const layers = metadata.layers.map(({ diff_id }) => diff_id);
+        young.push({ name, manifest: metadata.manifest_digest, layers });
       } catch (error) {
         // What it names may be wanted.
         if (isSystemError(error)) throw error;
       }
     }
     return young;
+  }
+
+  [Symbol.dispose](): void {
+    this.watch?.[Symbol.dispose]();
   }
 }

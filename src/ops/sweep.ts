@@ -48,7 +48,7 @@ export async function sweep(
     const skipped = targets.map(({ kind, path }) => ({ kind, path, reason: "the catalogue is gone, or busy" }));
     return { deleted: [], skipped, failed: [] };
   }
-  const wants = new Wants({ ...larder, db }, options.grace);
+  using wants = new Wants({ ...larder, db }, options.grace);
   // Awaited here: the connection must outlive the first batch.
   return await deleteGuarded(targets, {
     cache: larder.cache,
@@ -194,6 +194,10 @@ class Wants {
     if (canonical !== undefined) return idsSpelling(this.larder.db, canonical).length > 0;
     this.named ??= new Set(listReferences(this.larder.db).map((reference) => this.keyOf(reference)));
     return this.named.has(key);
+  }
+
+  [Symbol.dispose](): void {
+    this.young[Symbol.dispose]();
   }
 
   private keyOf(reference: string): string | null {

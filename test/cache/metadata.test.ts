@@ -1,19 +1,28 @@
 import { describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import {
-  linkSync,
   lutimesSync,
   mkdirSync,
   renameSync,
+  rmSync,
   symlinkSync,
   unlinkSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { manifestNamedBy, readMetadata, readMetadataFile, YoungMetadataFiles } from "../../src/cache/metadata.ts";
+import {
+  manifestNamedBy,
+  readMetadata,
+  readMetadataFile,
+  type YoungMetadata,
+  YoungMetadataFiles,
+} from "../../src/cache/metadata.ts";
 import { CachePaths } from "../../src/cache/paths.ts";
+import { Random } from "../crash/random.ts";
 import { TemporaryFolder } from "../larder.ts";
+import { fillWithLocks, MANY } from "../store.ts";
 
 const M = `sha256:${"1".repeat(64)}`;
 const N = `sha512:${"2".repeat(128)}`;
@@ -123,8 +132,8 @@ describe("YoungMetadataFiles", () => {
     mkdirSync(join(manifests, `${KEYS[4]}.json`));
     const young = new YoungMetadataFiles(cache, Date.now, GRACE).read();
     expect([...young].sort((a, b) => a.manifest.localeCompare(b.manifest))).toEqual([
-      { manifest: M, layers: [DIFF, M] },
-      { manifest: N, layers: [DIFF] },
+      { name: `${KEYS[0]}.json`, manifest: M, layers: [DIFF, M] },
+      { name: `${KEYS[1]}.json`, manifest: N, layers: [DIFF] },
     ] as never);
   });
 
@@ -141,20 +150,96 @@ describe("YoungMetadataFiles", () => {
     expect(new YoungMetadataFiles(cache, Date.now, GRACE).read()).toEqual([]);
   });
 
-  // Links are quicker to make than files, and a folder of so many names is read ahead in another way than one of few.
-  test.each([1, 3000])("sees what another renamed into a folder with %d locks between two deletes", (locks) => {
-    using folder = new TemporaryFolder();
+  const MEMORY = "/dev/shm";
+
+  test.each<[string, number, string]>([
+    ["of few names", 1, tmpdir()],
+    ["of many names", MANY, tmpdir()],
+    ["of many names, watched", MANY, MEMORY],
+  ])("sees what another renamed into a folder %s between two deletes", (_, locks, parent) => {
+    using folder = new TemporaryFolder(parent);
     const { cache, manifests } = cacheIn(folder);
     for (const key of KEYS.slice(0, 3)) put(manifests, `${key}.json`, document(M), 0);
-    writeFileSync(join(manifests, "0.lock"), "");
-    for (let i = 1; i < locks; i++) linkSync(join(manifests, "0.lock"), join(manifests, `${i}${"0".repeat(60)}.lock`));
-    const files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    fillWithLocks(manifests, locks);
+    using files = new YoungMetadataFiles(cache, Date.now, GRACE);
     files.readAhead();
     unlinkSync(join(manifests, `${KEYS[0]}.json`));
     put(manifests, `${KEYS[3]}.json`, document(N), 0);
     unlinkSync(join(manifests, `${KEYS[1]}.json`));
     const manifestsLeft = files.read().map(({ manifest }) => manifest as string);
     expect(manifestsLeft.sort()).toEqual([M, N]);
+  });
+
+  test.each<[string, boolean]>([
+    ["is watched", false],
+    ["moves away and comes back, which ends its watch", true],
+  ])("sees what a fresh look sees, whatever happens to a folder that %s", (_, moves) => {
+    using folder = new TemporaryFolder(MEMORY);
+    const { cache, manifests } = cacheIn(folder);
+    fillWithLocks(manifests, MANY);
+    const random = new Random(7);
+    using files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    for (let step = 0; step < 60; step++) {
+      for (let changes = random.below(4); changes > 0; changes--) {
+        const name = `${random.pick(KEYS)}.json`;
+        const text = random.pick([document(M), document(N), document(M, [M, DIFF]), "cut"]);
+        if (random.chance(0.3)) rmSync(join(manifests, name), { force: true });
+        else put(manifests, name, text, random.pick([0, 0, GRACE + 60_000]));
+      }
+      if (moves && step === 20) {
+        renameSync(manifests, `${manifests}.away`);
+        renameSync(`${manifests}.away`, manifests);
+      }
+      if (random.chance(0.3)) files.readAhead();
+      using fresh = new YoungMetadataFiles(cache, Date.now, GRACE);
+      expect(byName(files.read())).toEqual(byName(fresh.read()));
+    }
+  });
+
+  function byName(files: YoungMetadata[]): YoungMetadata[] {
+    return files.toSorted((a, b) => a.name.localeCompare(b.name));
+  }
+
+  test("sees a file that was written in its place, in a folder that is watched", () => {
+    using folder = new TemporaryFolder(MEMORY);
+    const { cache, manifests } = cacheIn(folder);
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    fillWithLocks(manifests, MANY);
+    using files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    expect(files.read().map(({ manifest }) => manifest as string)).toEqual([M]);
+    writeFileSync(join(manifests, `${KEYS[0]}.json`), document(N));
+    expect(files.read().map(({ manifest }) => manifest as string)).toEqual([N]);
+  });
+
+  test("asks again for what it could not read, in a folder that is watched", () => {
+    using folder = new TemporaryFolder(MEMORY);
+    const { cache, manifests } = cacheIn(folder);
+    fillWithLocks(manifests, MANY);
+    let clock = Date.now;
+    using files = new YoungMetadataFiles(cache, () => clock(), GRACE);
+    expect(files.read()).toEqual([]);
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    clock = () => {
+      throw new Error("no time");
+    };
+    expect(() => files.read()).toThrow("no time");
+    expect(() => files.read()).toThrow("no time");
+    clock = Date.now;
+    expect(files.read()).toHaveLength(1);
+  });
+
+  test("does not look into a folder of many that was still when it was watched first", () => {
+    using folder = new TemporaryFolder(MEMORY);
+    const { cache, manifests } = cacheIn(folder);
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    fillWithLocks(manifests, MANY);
+    const still = (Date.now() - GRACE - 1000) / 1000;
+    utimesSync(manifests, still, still);
+    using files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    unlinkSync(join(manifests, "0.lock"));
+    expect(files.read()).toEqual([]);
+    put(manifests, `${KEYS[1]}.json`, document(N), 0);
+    expect(files.read().map(({ manifest }) => manifest as string)).toEqual([N]);
   });
 
   test("counts a time in the future as young", () => {

@@ -7,13 +7,19 @@ import type { Larder } from "../../src/larder.ts";
 import type { Digest } from "../../src/oci/digest.ts";
 import { measureTargets } from "../../src/ops/doomed.ts";
 import { DEFAULT_GRACE_MS, sweep } from "../../src/ops/sweep.ts";
-import { at, digestOf, flatRefOf, metadataOf, Store, YOUNG } from "../store.ts";
+import { at, digestOf, fillWithLocks, flatRefOf, MANY, metadataOf, Store, YOUNG } from "../store.ts";
 
 const KEPT = "docker.io/library/kept:1";
 const options = { grace: DEFAULT_GRACE_MS };
 
 function makeKept(): Promise<Store> {
   return Store.make({ kept: { references: [KEPT], layers: ["base"] } });
+}
+
+async function makeCrowded(locks: number): Promise<Store> {
+  const store = await makeKept();
+  fillWithLocks(join(store.cache, "manifests"), locks);
+  return store;
 }
 
 function keyOf(canonical: string): string {
@@ -220,49 +226,54 @@ describe("sweep", () => {
     expect(skipped).toMatchObject([{ path: join(store.cache, at.layer("two")), reason: "a row needs it" }]);
   });
 
-  test("heeds a metadata file that is written between two batches", async () => {
-    using store = await makeKept();
-    using larder = store.open();
-    const names = ["one", "two", "three"];
-    for (const name of names) store.write(at.layer(name));
-    let batches = 0;
-    const { skipped } = await sweep(larder, slowly(plan(...names.map((name) => layer(larder, name)))), {
-      ...options,
-      stopped() {
-        const other = at.metadata("docker.io/library/other:1");
-        if (batches++ === 1) store.write(other, JSON.stringify(metadataOf("coming", ["two"])), YOUNG);
-        return false;
-      },
+  // A folder of many is watched, where the kernel tells of every change; one of few is read again.
+  describe.each([1, MANY])("beside %d locks in the folder of metadata", (locks) => {
+    test("heeds a metadata file that is written between two batches", async () => {
+      using store = await makeCrowded(locks);
+      using larder = store.open();
+      const names = ["one", "two", "three"];
+      for (const name of names) store.write(at.layer(name));
+      let batches = 0;
+      const { skipped } = await sweep(larder, slowly(plan(...names.map((name) => layer(larder, name)))), {
+        ...options,
+        stopped() {
+          const other = at.metadata("docker.io/library/other:1");
+          if (batches++ === 1) store.write(other, JSON.stringify(metadataOf("coming", ["two"])), YOUNG);
+          return false;
+        },
+      });
+      expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+      expect(store.has(at.layer("two"))).toBe(true);
     });
-    expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
-    expect(store.has(at.layer("two"))).toBe(true);
-  });
 
-  test("heeds a metadata file that comes while others are deleted", async () => {
-    using store = await makeKept();
-    using larder = store.open();
-    const coming = JSON.stringify(metadataOf("coming", ["two"]));
-    for (const name of ["gone:1", "gone:2"]) store.write(at.metadata(`docker.io/library/${name}`), "{}");
-    store.write(at.layer("two"));
-    const keys = ["gone:1", "gone:2"].map((name) => keyOf(`docker.io/library/${name}`));
-    const targets = plan(...keys.map((key) => larder.cache.metadata(key)), layer(larder, "two"));
-    // Written just before larder deletes the first one, in the same transaction.
-    const first = meanwhileAt(targets[0]!, () => store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG));
-    const { deleted, skipped } = await sweep(larder, [first, ...targets.slice(1)], options);
-    expect(deleted).toHaveLength(2);
-    expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
-  });
+    test("heeds a metadata file that comes while others are deleted", async () => {
+      using store = await makeCrowded(locks);
+      using larder = store.open();
+      const coming = JSON.stringify(metadataOf("coming", ["two"]));
+      for (const name of ["gone:1", "gone:2"]) store.write(at.metadata(`docker.io/library/${name}`), "{}");
+      store.write(at.layer("two"));
+      const keys = ["gone:1", "gone:2"].map((name) => keyOf(`docker.io/library/${name}`));
+      const targets = plan(...keys.map((key) => larder.cache.metadata(key)), layer(larder, "two"));
+      // Written just before larder deletes the first one, in the same transaction.
+      const first = meanwhileAt(targets[0]!, () =>
+        store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG),
+      );
+      const { deleted, skipped } = await sweep(larder, [first, ...targets.slice(1)], options);
+      expect(deleted).toHaveLength(2);
+      expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+    });
 
-  test("heeds a metadata file that comes between two layers of one transaction", async () => {
-    using store = await makeKept();
-    using larder = store.open();
-    const coming = JSON.stringify(metadataOf("coming", ["two"]));
-    for (const name of ["one", "two"]) store.write(at.layer(name));
-    const [one, two] = plan(layer(larder, "one"), layer(larder, "two"));
-    const first = meanwhileAt(one!, () => store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG));
-    const { deleted, skipped } = await sweep(larder, [first, two!], options);
-    expect(deleted.map(({ path }) => path)).toEqual([join(store.cache, at.layer("one"))]);
-    expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+    test("heeds a metadata file that comes between two layers of one transaction", async () => {
+      using store = await makeCrowded(locks);
+      using larder = store.open();
+      const coming = JSON.stringify(metadataOf("coming", ["two"]));
+      for (const name of ["one", "two"]) store.write(at.layer(name));
+      const [one, two] = plan(layer(larder, "one"), layer(larder, "two"));
+      const first = meanwhileAt(one!, () => store.write(at.metadata("docker.io/library/other:1"), coming, YOUNG));
+      const { deleted, skipped } = await sweep(larder, [first, two!], options);
+      expect(deleted.map(({ path }) => path)).toEqual([join(store.cache, at.layer("one"))]);
+      expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+    });
   });
 
   test("fails a layer, and deletes what else there is, where a young metadata file cannot be read", async () => {
