@@ -23,8 +23,10 @@ export interface BuildOptions {
  */
 export async function build({ target, runtime, outfile = EXECUTABLE, commit }: BuildOptions = {}): Promise<void> {
   await Bun.build({
-    // The worker is an entry of its own: it starts in a thread, and not through an import.
-    entrypoints: ["main", "whole", "lookup", "server/worker"].map((name) => `${SOURCE}/${name}.ts`),
+    // A worker is an entry of its own: it starts in a thread, and not through an import.
+    entrypoints: ["main", "whole", "lookup", "server/worker", "ops/soundness-worker"].map(
+      (name) => `${SOURCE}/${name}.ts`,
+    ),
     root: SOURCE,
     minify: true,
     bytecode: true,

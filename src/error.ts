@@ -91,3 +91,25 @@ export function namingPath<T>(path: string, work: () => T): T {
 export function isErrno(error: unknown, code: string): boolean {
   return error instanceof Error && "code" in error && error.code === code;
 }
+
+/** An error as it crosses between threads; without a code it is none that larder knows. */
+export interface Failure {
+  code: Code | null;
+  message: string;
+  stack: string;
+}
+
+/** Any thrown value in that form. */
+export function toFailure(error: unknown): Failure {
+  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  return error instanceof LarderError
+    ? { code: error.code, message: error.message, stack }
+    : { code: null, message: String(error), stack };
+}
+
+/** The error that it was. */
+export function fromFailure({ code, message, stack }: Failure): Error {
+  const error = code === null ? new Error(message) : new LarderError(code, message);
+  error.stack = stack;
+  return error;
+}

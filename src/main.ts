@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { entry } from "./entry.ts";
 
 // The executable holds larder twice: whole, and as a program of a third of the size that can only look up. The engine
 // sets up all functions of a program before the first runs, which costs 5 MiB and up to a millisecond for the whole.
@@ -6,6 +6,4 @@ const [first, ...others] = process.argv.slice(2);
 const isLookUp = ["list", "ls", "get", "inspect", "--version"].includes(first ?? "");
 const program = isLookUp && !others.some((word) => word.startsWith("--serve")) ? "lookup" : "whole";
 
-// Inside the executable, where the build defines this, a program has a place of its own, which is on no disk.
-declare const LARDER_TARGET: string | undefined;
-require(typeof LARDER_TARGET === "undefined" ? join(import.meta.dir, `${program}.ts`) : `/$bunfs/root/${program}.js`);
+require(entry(program));

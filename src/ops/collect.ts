@@ -2,7 +2,7 @@ import type { Database } from "bun:sqlite";
 import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
 import { deleteReferences } from "../db/images.ts";
-import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
+import { refuseLostLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
 import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
@@ -11,6 +11,7 @@ import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { filesOf, type Measure, unspelled } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
+import { whileChecked } from "./soundness.ts";
 import { findPinnedUnrecorded, findStrays, findUnrecorded, type Strays } from "./strays.ts";
 import type { SweepOptions } from "./sweep.ts";
 
@@ -111,9 +112,10 @@ export async function planForDeletion(
   options: CollectOptions,
   selection?: Selection,
 ): Promise<CollectionPlan> {
-  refuseDamaged(larder.db, larder.home.database);
-  refuseLostLayers(larder.db, larder.home.database);
-  let plan = planCollection(larder, pins, options, selection);
+  let plan = await whileChecked(larder, () => {
+    refuseLostLayers(larder.db, larder.home.database);
+    return planCollection(larder, pins, options, selection);
+  });
   for (let look = 0; plan.unaccounted !== null && look < 3; look++) {
     await Bun.sleep(100);
     const { evicted, spare } = selection ?? { evicted: [], spare: new Set<string>() };

@@ -1,5 +1,5 @@
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
-import { refuseDamaged, refuseLostLayers } from "../db/integrity.ts";
+import { refuseLostLayers } from "../db/integrity.ts";
 import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
@@ -11,6 +11,7 @@ import { type Doomed, filesOf, unspelled } from "./doomed.ts";
 import { notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
+import { whileChecked } from "./soundness.ts";
 import { awaitSettled, type SweepOptions, sweep } from "./sweep.ts";
 
 export interface RemoveOptions extends SweepOptions {
@@ -52,10 +53,9 @@ export interface RemoveReport extends DiskReport {
 /** Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. */
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
-  refuseDamaged(db, larder.home.database);
   const pins = new PinWatch(larder);
   const decide = () => decideRemoval(larder, options, pins);
-  let planned = readTransaction(db, decide);
+  let planned = await whileChecked(larder, () => readTransaction(db, decide));
   if (options.dryRun) {
     const { targets, skipped } = filesOf(larder.cache, planned);
     return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };

@@ -1,5 +1,5 @@
-import { join } from "node:path";
-import { type Code, LarderError } from "../error.ts";
+import { entry } from "../entry.ts";
+import { type Failure, fromFailure } from "../error.ts";
 import type { Home } from "../home.ts";
 import type { Examination } from "../ops/check/report.ts";
 import type { GcOptions } from "../ops/gc.ts";
@@ -22,25 +22,12 @@ export interface Request {
   job: Job;
 }
 
-/** An error as it crosses between threads; without a code it is none that larder knows. */
-export interface Failure {
-  code: Code | null;
-  message: string;
-  stack: string;
-}
-
 export type Response = { id: number; result: unknown } | { id: number; failure: Failure };
 
 interface Waiting {
   resolve(result: unknown): void;
   reject(error: Error): void;
 }
-
-// Inside the executable, where the build defines this, the worker has a place of its own: a relative one would be looked
-// for in the current folder, and the other would write the name of the folder that it was built in into the executable.
-declare const LARDER_TARGET: string | undefined;
-const WORKER =
-  typeof LARDER_TARGET === "undefined" ? join(import.meta.dir, "worker.ts") : "/$bunfs/root/server/worker.js";
 
 /** A worker thread and the jobs that it has; it is started with its first job, and again if it dies. */
 export class JobRunner {
@@ -50,7 +37,7 @@ export class JobRunner {
 
   constructor(
     private readonly home: Home,
-    private readonly script = WORKER,
+    private readonly script = entry("server/worker"),
   ) {}
 
   /** Runs a job, and gives what its operation gives; rejects with the operation's error. */
@@ -83,7 +70,7 @@ export class JobRunner {
   private settle(response: Response): void {
     const waiting = this.waiting.get(response.id);
     this.waiting.delete(response.id);
-    if ("failure" in response) waiting?.reject(toError(response.failure));
+    if ("failure" in response) waiting?.reject(fromFailure(response.failure));
     else waiting?.resolve(response.result);
   }
 
@@ -94,10 +81,4 @@ export class JobRunner {
     for (const { reject } of this.waiting.values()) reject(new Error(`the worker died: ${message}`));
     this.waiting.clear();
   }
-}
-
-function toError({ code, message, stack }: Failure): Error {
-  const error = code === null ? new Error(message) : new LarderError(code, message);
-  error.stack = stack;
-  return error;
 }

@@ -1,4 +1,4 @@
-import { LarderError } from "../error.ts";
+import { LarderError, toFailure } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
 import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
@@ -13,7 +13,7 @@ import { prune } from "../ops/prune.ts";
 import { remove } from "../ops/remove.ts";
 import { openToSweep } from "../ops/strays.ts";
 import { WarmHome } from "./catalogue.ts";
-import type { Failure, Job, Request, Response } from "./jobs.ts";
+import type { Job, Request, Response } from "./jobs.ts";
 
 // Long and deleting work, away from the thread that answers: each job has a connection to itself.
 
@@ -30,17 +30,10 @@ self.onmessage = async ({ data }: MessageEvent<Request | "stop">) => {
   const { id, home, job } = data;
   const answer: Response = await run(home, job).then(
     (result) => ({ id, result }),
-    (error) => ({ id, failure: describe(error) }),
+    (error) => ({ id, failure: toFailure(error) }),
   );
   self.postMessage(answer);
 };
-
-function describe(error: unknown): Failure {
-  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  return error instanceof LarderError
-    ? { code: error.code, message: error.message, stack }
-    : { code: null, message: String(error), stack };
-}
 
 const stopped = () => isStopping;
 
