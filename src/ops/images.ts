@@ -81,7 +81,10 @@ export interface Position extends Place {
   isUntagged: boolean;
 }
 
-/** At most `limit` handles of the list, from behind `after` on. A row that went since does not lose the place. */
+/**
+ * At most `limit` handles of the list, from behind `after` on, each with what of the pins could not be read. A row that went
+ * since does not lose the place.
+ */
 export function listPage(larder: Larder, filter: Filter, all: boolean, limit: number, after?: Position): Page {
   return readTransaction(larder.db, () => {
     const pins = readKnownPins(larder);
@@ -90,7 +93,7 @@ export function listPage(larder: Larder, filter: Filter, all: boolean, limit: nu
     const page = rows.slice(0, limit);
     const last = page.at(-1);
     return {
-      handles: page.map((row) => toHandle(row, pins)),
+      handles: page.map((row) => toLoneHandle(row, pins)),
       next: last && rows.length > limit ? positionOf(last) : null,
     };
   });
@@ -121,7 +124,7 @@ function* eachRow(
 
 /** The handle that `reference` means; throws `not_found`. */
 export function get(larder: Larder, reference: string): Handle {
-  return readTransaction(larder.db, () => toOneHandle(findOne(larder, reference), readKnownPins(larder)));
+  return readTransaction(larder.db, () => toLoneHandle(findOne(larder, reference), readKnownPins(larder)));
 }
 
 /**
@@ -167,8 +170,8 @@ export function toHandle(row: ImageRow, pins: Pins): Handle {
   };
 }
 
-/** The same of an image that is shown alone, with what of the pins could not be read: it may be in use by that. */
-export function toOneHandle(row: ImageRow, pins: Pins): Handle {
+/** The same where nothing beside it tells what of the pins could not be read: the image may be in use by that. */
+export function toLoneHandle(row: ImageRow, pins: Pins): Handle {
   const handle = toHandle(row, pins);
   handle.damage.push(...pins.unreadable.map((trouble) => `pinned_by may lack something: ${trouble}`));
   return handle;

@@ -364,6 +364,18 @@ describe("a server that writes", () => {
       ]);
     }));
 
+  test("lists and single images tell where what is in use cannot be told", () =>
+    serving(async (store, server) => {
+      const lone = { pinned_by: [], damage: [] };
+      expect((await server.get("/v1/image?reference=db:1")).json()).toMatchObject(lone);
+      store.sandbox("broken", "{not json");
+      const damage = [expect.stringContaining('pinned_by may lack something: sandbox "broken"')];
+      for (const target of ["/v1/images", "/v1/images?limit=1", "/v1/images?reference=db:*"])
+        expect((await server.get(target)).json()[0]).toMatchObject({ pinned_by: [], damage });
+      for (const target of ["/v1/image?reference=db:1", "/v1/image/detail?reference=db:1"])
+        expect((await server.get(target)).json()).toMatchObject({ pinned_by: [], damage });
+    }));
+
   test("DELETE /v1/image refuses an ambiguous reference", () =>
     serving(async (store, server) => {
       await store.persist([{ reference: "library/web", metadata: metadataOf("web", ["base", "web"]) }]);
