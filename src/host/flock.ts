@@ -37,13 +37,16 @@ export class FileLock {
    */
   static take(path: string): FileLock | undefined {
     for (let attempt = 0; attempt < 10; attempt++) {
-      const fd = openLockFile(path);
-      if (!tryFlock(fd, LOCK_EX)) {
-        closeSync(fd);
-        return undefined;
+      const lock = new FileLock(openLockFile(path));
+      let isTaken = false;
+      try {
+        if (!tryFlock(lock.fd, LOCK_EX)) return undefined;
+        isTaken = isStillAt(lock.fd, path);
+        if (isTaken) return lock;
+      } finally {
+        // Whatever fails here: a lock that nobody can release would keep msb waiting.
+        if (!isTaken) lock.release();
       }
-      if (isStillAt(fd, path)) return new FileLock(fd);
-      closeSync(fd);
     }
     return undefined;
   }
