@@ -57,7 +57,8 @@ export default defineCommand({
     if (!existsSync(where.database)) say(`there is no catalogue at "${where.database}"`);
     await emit(format, report, () => renderReport(report));
     say(`database ${report.database}, cache ${report.cache}`);
-    return report.damage > 0 ? exitCode("damaged") : 0;
+    if (report.damage > 0) return exitCode("damaged");
+    return report.failure === null ? 0 : exitCode(report.failure);
   },
 });
 

@@ -38,6 +38,7 @@ export default defineCommand({
     const report = await withLarder(larder ?? openEmpty(where), df);
     if (format === "prometheus") await print(toPrometheus(dfMetrics(report)));
     else await emit(format, report, () => renderKinds(report) + (flags.verbose ? `\n${renderImages(report)}` : ""));
+    if (larder && report.refused !== null) say(`larder gc would refuse: ${report.refused}`);
     return 0;
   },
 });

@@ -36,11 +36,22 @@ function refuse(path: string, damage: string): never {
   );
 }
 
-/**
- * Throws `damaged` where an image lacks the row of a layer, or fewer layers are on record than it counts: that layer's
- * file would look like nobody's. `leaving` are the row ids of manifests that go, and so need nothing any more.
- */
+/** Throws `damaged` where the rows of a layer are lost; see `findLostLayer`. */
 export function refuseLostLayers(db: Database, path: string, leaving: number[] = []): void {
+  const digest = findLostLayer(db, leaving);
+  if (digest === undefined) return;
+  throw new LarderError(
+    "damaged",
+    `nothing was deleted, because the database "${path}" lacks a layer of ${digest} (\`larder check --repair\` rebuilds it, or remove that image)`,
+  );
+}
+
+/**
+ * The digest of an image that lacks the row of a layer, or has fewer layers on record than it counts; undefined where
+ * there is none. That layer's file would look like nobody's. `leaving` are the row ids of manifests that go, and so need
+ * nothing any more.
+ */
+export function findLostLayer(db: Database, leaving: number[] = []): string | undefined {
   const lost = db
     .query<{ digest: unknown }, [string]>(
       `WITH leaving (id) AS MATERIALIZED (SELECT value FROM json_each(?))
@@ -57,9 +68,5 @@ export function refuseLostLayers(db: Database, path: string, leaving: number[] =
        LIMIT 1`,
     )
     .get(JSON.stringify(leaving));
-  if (lost === null) return;
-  throw new LarderError(
-    "damaged",
-    `nothing was deleted, because the database "${path}" lacks a layer of ${lost.digest} (\`larder check --repair\` rebuilds it, or remove that image)`,
-  );
+  return lost === null ? undefined : String(lost.digest);
 }

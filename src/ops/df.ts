@@ -1,12 +1,11 @@
 import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
-import { refuseLostLayers } from "../db/integrity.ts";
+import { findLostLayer } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
-import { LarderError } from "../error.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
-import { planCollection } from "./collect.ts";
+import { type CollectionPlan, planCollection } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import { findStrays } from "./strays.ts";
 import { DEFAULT_GRACE_MS } from "./sweep.ts";
@@ -38,6 +37,8 @@ export interface DfReport {
   cache: string;
   kinds: ({ kind: DfKind } & DfRow)[];
   total: DfRow;
+  /** Why a gc would refuse, so that nothing is reclaimable, or sweep no more than `tmp/`; or null. */
+  refused: string | null;
   /** Every allocated byte once: needed by one image, by several, or by none. Their sum is the total. */
   attribution: { own_bytes: number; shared_bytes: number; unattributed_bytes: number };
   file_system: FileSystem & { used_bytes: number };
@@ -53,9 +54,11 @@ export function df(larder: Larder): DfReport {
   const strays = findStrays(larder, DEFAULT_GRACE_MS);
   const unaccounted = new Set([...strays.targets, ...strays.skipped].map(({ path }) => path));
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
-  const collection = isCollectable(larder, pins)
-    ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays, look: targetsIn(usage) })
-    : undefined;
+  const obstacle = findObstacle(larder, pins);
+  const collection =
+    obstacle === undefined
+      ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays, look: targetsIn(usage) })
+      : undefined;
   const reclaimable = withoutLinked(usage.files, new Set(collection?.targets.map(({ path }) => path)));
   const byKind = Map.groupBy(usage.files, (file) => kindOf(file, unaccounted));
   const { total_bytes, free_bytes } = fileSystemOf(larder.cache.root);
@@ -64,6 +67,7 @@ export function df(larder: Larder): DfReport {
     cache: larder.cache.root,
     kinds: KINDS.map((kind) => ({ kind, ...sum(byKind.get(kind) ?? [], reclaimable) })),
     total: sum(usage.files, reclaimable),
+    refused: obstacle ?? sentenceOf(collection),
     attribution: attribute(usage.files),
     file_system: { total_bytes, used_bytes: total_bytes - free_bytes, free_bytes },
     images: usage.images.map((image) => toImage(image, usage)),
@@ -71,15 +75,17 @@ export function df(larder: Larder): DfReport {
 }
 
 // A gc refuses where there is no catalogue, and where it cannot tell what is in use, or who needs a layer.
-function isCollectable({ db, home, isMissing }: Larder, pins: PinWatch): boolean {
-  if (isMissing || pins.read().unreadable.length > 0) return false;
-  try {
-    refuseLostLayers(db, home.database);
-    return true;
-  } catch (error) {
-    if (error instanceof LarderError && error.code === "damaged") return false;
-    throw error;
-  }
+function findObstacle({ db, home, isMissing }: Larder, pins: PinWatch): string | undefined {
+  if (isMissing) return `there is no catalogue at "${home.database}"`;
+  const { unreadable } = pins.read();
+  if (unreadable.length > 0) return `what is in use cannot be told: ${unreadable.join("; ")}`;
+  const digest = findLostLayer(db);
+  return digest === undefined ? undefined : `the row of a layer of ${digest} is lost`;
+}
+
+function sentenceOf(collection: CollectionPlan | undefined): string | null {
+  if (!collection || collection.unaccounted === null) return null;
+  return `the catalogue does not account for its cache: ${collection.unaccounted}`;
 }
 
 // The blocks of a file with several links are free once the last of them goes.

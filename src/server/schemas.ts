@@ -206,6 +206,7 @@ export const CheckSchema = describes<CheckReport>()(
     ),
     damage: integer,
     notes: integer,
+    failure: v.nullable(code),
   }),
 );
 
@@ -221,6 +222,7 @@ export const DfSchema = describes<DfReport>()(
       }),
     ),
     total: v.object(figures),
+    refused: text,
     attribution: v.object({ own_bytes: integer, shared_bytes: integer, unattributed_bytes: integer }),
     file_system: v.object({ total_bytes: integer, used_bytes: integer, free_bytes: integer }),
     images: v.array(

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
-import { larder, larderJson, TemporaryFolder } from "../larder.ts";
+import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
 import { IMAGES, SoundHome } from "../sound.ts";
 import { hasTool } from "../tools.ts";
 import { onTerminal } from "./pty.ts";
@@ -87,7 +87,9 @@ describe("larder check", () => {
     home.sql("UPDATE layer SET erofs_size_bytes = 1");
     rmSync(home.vmdk(ONE));
     const report = await larderJson(home.path, ["check"], 5);
-    expect(Object.keys(report)).toEqual(["database", "cache", "deep", "dry_run", "problems", "damage", "notes"]);
+    expect(Object.keys(report)).toEqual([
+      ...["database", "cache", "deep", "dry_run", "problems", "damage", "notes", "failure"],
+    ]);
     expect(report).toMatchObject({
       database: home.database,
       cache: home.cache,
@@ -286,6 +288,39 @@ describe("larder check --repair", () => {
     expect(stdout).toContain("\n        done: its rows are written anew from its metadata\n");
     expect(stdout).toEndWith("0 damaged, 0 notes\n");
     expect(home.facts()).toEqual(sound.facts());
+  });
+
+  describe.if(hasTool("strace"))("of a note", () => {
+    test("exits with 1 where the system refuses it", async () => {
+      using home = sound.copy();
+      const stray = join(home.cache, "layers", "stray");
+      writeFileSync(stray, "stray");
+      home.age();
+      const under = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", stray, "-e", "inject=unlink,unlinkat:error=EIO"];
+      const flags = ["--repair", "--format", "json", "--home", home.path];
+      const { code, stdout } = await run(["check", ...flags], { under });
+      expect(code).toBe(1);
+      expect(JSON.parse(stdout)).toMatchObject({
+        problems: [{ code: "stray-file", repair: "left", left: expect.stringContaining("input/output error") }],
+        damage: 0,
+        notes: 1,
+        failure: "failed",
+      });
+      expect((await larderJson(home.path, ["check", "--repair"])).failure).toBeNull();
+      expect(existsSync(stray)).toBe(false);
+    });
+  });
+
+  test("exits with 0 where a note is left to who uses the file", async () => {
+    using home = sound.copy();
+    const stray = home.layer(`sha256:${"5".repeat(64)}`);
+    writeFileSync(stray, "stray");
+    home.age();
+    using _ = FileLock.take(`${stray}.lock`);
+    const report = await larderJson(home.path, ["check", "--repair"]);
+    expect(report).toMatchObject({ damage: 0, notes: 1, failure: null });
+    expect(report.problems[0]).toMatchObject({ code: "stray-file", repair: "left" });
+    expect(existsSync(stray)).toBe(true);
   });
 
   test("twice equals once", async () => {

@@ -91,6 +91,7 @@ describe("larder df", () => {
       "cache",
       "kinds",
       "total",
+      "refused",
       "attribution",
       "file_system",
       "images",

@@ -181,10 +181,12 @@ describe("df", () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], layers: { base: 40_960 } });
     store.file(join(store.cache, "layers", "stray"), 12_288);
-    expect(account(store).total.reclaimable_bytes).toBe(12_288);
+    expect(account(store)).toMatchObject({ total: { reclaimable_bytes: 12_288 }, refused: null });
     store.db.run("PRAGMA foreign_keys = OFF");
     store.db.run("DELETE FROM layer");
-    expect(account(store).total.reclaimable_bytes).toBe(0);
+    const { total, refused } = account(store);
+    expect(total.reclaimable_bytes).toBe(0);
+    expect(refused).toMatch(/^the row of a layer of sha256:[0-9a-f]{64} is lost$/);
   });
 
   test("counts what lies beside msb's folders, which nothing sweeps", () => {
@@ -288,6 +290,7 @@ describe("df", () => {
     store.db.run("DELETE FROM manifest");
     const report = account(store);
     expectEveryByteOnce(store, report);
+    expect(report.refused).toBe("the catalogue does not account for its cache: it has no image on record");
     expect(await expectReclaimed(store, report)).toBe(8192);
   });
 
@@ -298,6 +301,7 @@ describe("df", () => {
     store.db.run("INSERT INTO sandbox (name, config, status) VALUES ('broken', '{not json', 'running')");
     const report = account(store);
     expect(report.total.reclaimable_bytes).toBe(0);
+    expect(report.refused).toContain('what is in use cannot be told: sandbox "broken"');
     expectEveryByteOnce(store, report);
   });
 

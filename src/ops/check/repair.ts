@@ -9,7 +9,7 @@ import { refuseLostLayers } from "../../db/integrity.ts";
 import { setErofsSize } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import { asCatalogueError, writeTransaction } from "../../db/write.ts";
-import { asLarderError, LarderError, namingPath } from "../../error.ts";
+import { asLarderError, type Code, LarderError, namingPath } from "../../error.ts";
 import { FileLock } from "../../host/flock.ts";
 import { adopt, makeFolder } from "../../host/ownership.ts";
 import type { Larder } from "../../larder.ts";
@@ -22,8 +22,8 @@ import { canRelocate, pinnedFiles } from "./artifacts.ts";
 import { isCorrupt } from "./database.ts";
 import type { Mend, Problem } from "./problem.ts";
 
-/** What became of a problem: mended, or left with the reason. */
-export type Outcome = { mended: true } | { mended: false; reason: string };
+/** What became of a problem: mended, or left with the reason. With a code it failed, and was not spared. */
+export type Outcome = { mended: true } | { mended: false; reason: string; code?: Code };
 
 type MendOf<K extends Mend["kind"]> = Extract<Mend, { kind: K }>;
 
@@ -69,7 +69,8 @@ function attempt({ home }: Larder, mend: () => void): Outcome {
     mend();
     return { mended: true };
   } catch (error) {
-    return { mended: false, reason: asLarderError(asCatalogueError(home.database, error)).message };
+    const { code, message } = asLarderError(asCatalogueError(home.database, error));
+    return { mended: false, reason: message, ...(code !== "in_use" && { code }) };
   }
 }
 
@@ -116,8 +117,9 @@ function* batches<T>(items: T[], size: number): Generator<T[]> {
 function relocate(larder: Larder, file: CacheFile): Outcome {
   return attempt(larder, () => {
     using lock = FileLock.take(file.lock!);
-    if (!lock) throw new Error(`its lock is held ("${file.lock}")`);
-    if (!canRelocate(larder, readExtents(file.path))) throw new Error("a file that it joins is gone by now");
+    if (!lock) throw new LarderError("busy", `its lock is held ("${file.lock}")`);
+    if (!canRelocate(larder, readExtents(file.path)))
+      throw new LarderError("busy", "a file that it joins is gone by now");
     const text = rewriteExtents(readRegular(file.path) ?? "", (path) => larder.cache.relocated(path) ?? path);
     const staged = larder.cache.staged(file);
     makeFolder(dirname(staged));
@@ -174,7 +176,7 @@ async function sweepStrays(
     const pins = new PinWatch(larder).readAll();
     refuseLostLayers(larder.db, larder.home.database);
     const needed = findPinnedUnrecorded(larder, pins);
-    if (needed) throw new Error(needed);
+    if (needed) throw new LarderError("in_use", needed);
   });
   if (!refusal.mended) {
     for (const problem of mine) outcomes.set(problem, refusal);
@@ -200,5 +202,6 @@ async function sweepProblems(
   });
   const { deleted, skipped, failed } = await sweep(larder, targets, options, wanted);
   for (const { path } of deleted) outcomes.set(byPath.get(path)!, { mended: true });
-  for (const { path, reason } of [...skipped, ...failed]) outcomes.set(byPath.get(path)!, { mended: false, reason });
+  for (const { path, reason } of skipped) outcomes.set(byPath.get(path)!, { mended: false, reason });
+  for (const { path, reason } of failed) outcomes.set(byPath.get(path)!, { mended: false, reason, code: "failed" });
 }

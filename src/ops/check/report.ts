@@ -1,5 +1,6 @@
 import { CachePaths } from "../../cache/paths.ts";
 import { scanCache } from "../../cache/scan.ts";
+import type { Code } from "../../error.ts";
 import type { Home } from "../../home.ts";
 import { openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
 import type { Progress } from "./artifacts.ts";
@@ -22,6 +23,8 @@ export interface CheckReport {
   })[];
   damage: number;
   notes: number;
+  /** Of the first mend that failed, and was not merely left to what uses the file; or null. */
+  failure: Code | null;
 }
 
 export interface Examination {
@@ -74,23 +77,17 @@ async function checkLost(home: Home, options: CheckOptions): Promise<Problem[]> 
 }
 
 type Described = CheckReport["problems"][number];
+type Findings = Pick<CheckReport, "problems" | "damage" | "notes" | "failure">;
 
-function describe(
-  problems: Problem[],
-  prospect: "possible" | "planned",
-): Pick<CheckReport, "problems" | "damage" | "notes"> {
+function describe(problems: Problem[], prospect: "possible" | "planned"): Findings {
   const described = problems.map(
     ({ mend, ...rest }): Described => ({ ...rest, repair: mend ? prospect : null, remedy: remedyOf(mend), left: null }),
   );
-  return { problems: described, ...count(problems) };
+  return { problems: described, ...count(problems), failure: null };
 }
 
 // What counts in the end is what a second look finds: an artifact that was removed is missing until msb's next pull.
-function describeRepaired(
-  before: Problem[],
-  outcomes: Map<Problem, Outcome>,
-  after: Problem[],
-): Pick<CheckReport, "problems" | "damage" | "notes"> {
+function describeRepaired(before: Problem[], outcomes: Map<Problem, Outcome>, after: Problem[]): Findings {
   const still = new Set(after.map(identify));
   const described = before.map((problem): Described => {
     const { mend, ...rest } = problem;
@@ -101,7 +98,11 @@ function describeRepaired(
   });
   const known = new Set(before.map(identify));
   const fresh = after.filter((problem) => !known.has(identify(problem)));
-  return { problems: [...described, ...describe(fresh, "possible").problems], ...count(after) };
+  const [failure = null] = before.flatMap((problem) => {
+    const outcome = outcomes.get(problem);
+    return still.has(identify(problem)) && outcome?.mended === false ? (outcome.code ?? []) : [];
+  });
+  return { problems: [...described, ...describe(fresh, "possible").problems], ...count(after), failure };
 }
 
 function remedyOf(mend: Mend | undefined): string | null {
