@@ -173,7 +173,10 @@ export function toHandle(row: ImageRow, pins: Pins): Handle {
 /** The same where nothing beside it tells what of the pins could not be read: the image may be in use by that. */
 export function toLoneHandle(row: ImageRow, pins: Pins): Handle {
   const handle = toHandle(row, pins);
-  handle.damage.push(...pins.unreadable.map((trouble) => `pinned_by may lack something: ${trouble}`));
+  // The first of them: there may be one a sandbox, and `larder check` names them all.
+  const [trouble, ...others] = pins.unreadable;
+  const more = others.length > 0 ? `, and ${others.length} more` : "";
+  if (trouble !== undefined) handle.damage.push(`pinned_by may lack something: ${trouble}${more}`);
   return handle;
 }
 

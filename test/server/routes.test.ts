@@ -374,6 +374,10 @@ describe("a server that writes", () => {
         expect((await server.get(target)).json()[0]).toMatchObject({ pinned_by: [], damage });
       for (const target of ["/v1/image?reference=db:1", "/v1/image/detail?reference=db:1"])
         expect((await server.get(target)).json()).toMatchObject({ pinned_by: [], damage });
+      // One sentence an image, however many there are.
+      for (const name of ["torn", "worn"]) store.sandbox(name, "{not json");
+      const [image] = (await server.get("/v1/images")).json();
+      expect(image.damage).toEqual([expect.stringMatching(/^pinned_by may lack something: .*, and 2 more$/)]);
     }));
 
   test("DELETE /v1/image refuses an ambiguous reference", () =>
