@@ -1,7 +1,7 @@
 import { refuseDamagedPages } from "../db/integrity.ts";
 import { openForReading } from "../db/open.ts";
 import { explainSqlite } from "../db/write.ts";
-import { type Failure, LarderError, toFailure } from "../error.ts";
+import { asLarderError, type Failure, LarderError, toFailure } from "../error.ts";
 
 // The check of a large database, beside the thread that plans. It answers null where nothing is damaged.
 
@@ -17,6 +17,6 @@ function check(database: string): Failure | null {
     explainSqlite(database, () => refuseDamagedPages(db, database));
     return null;
   } catch (error) {
-    return toFailure(error);
+    return toFailure(asLarderError(error));
   }
 }

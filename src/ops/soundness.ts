@@ -10,12 +10,13 @@ const LARGE = 8 * 1024 * 1024;
 const WORKER = entry("ops/soundness-worker");
 
 /**
- * Runs `work`, which plans a deletion, and gives what it gives, unless the database file is damaged: then this throws
- * `damaged`, whatever `work` made of it. A large database is checked meanwhile, in a thread of its own.
+ * Runs `work`, which plans a deletion without waiting, and gives what it gives, unless the database file is damaged: then
+ * this throws `damaged`, whatever `work` made of it. A large database is checked meanwhile, in a thread of its own.
  */
 export async function whileChecked<T>({ db, home }: Larder, work: () => T, script = WORKER): Promise<T> {
   const { database } = home;
-  const pages = isLarge(database) ? checkInThread(database, script) : refuseDamagedPages(db, database);
+  using thread = isWorthThread(database) ? startThread(script) : undefined;
+  const pages = thread ? checkInThread(thread.worker, database) : refuseDamagedPages(db, database);
   try {
     refuseDamagedIndexes(db, database);
     return work();
@@ -25,12 +26,21 @@ export async function whileChecked<T>({ db, home }: Larder, work: () => T, scrip
 }
 
 // A server's jobs run in a thread already, where nobody waits at a prompt: none of those threads starts another.
-function isLarge(database: string): boolean {
+function isWorthThread(database: string): boolean {
   return Bun.isMainThread && (statSync(database, { throwIfNoEntry: false })?.size ?? 0) > LARGE;
 }
 
-function checkInThread(database: string, script: string): Promise<void> {
-  const worker = new Worker(script);
+/** Undefined where the system has no thread left. */
+function startThread(script: string): ({ worker: Worker } & Disposable) | undefined {
+  try {
+    const worker = new Worker(script);
+    return { worker, [Symbol.dispose]: () => worker.terminate() };
+  } catch {
+    return undefined;
+  }
+}
+
+function checkInThread(worker: Worker, database: string): Promise<void> {
   return new Promise<void>((resolve, reject) => {
     const died = (why: string) => reject(new Error(`the check of the database "${database}" died: ${why}`));
     worker.onmessage = ({ data }: MessageEvent<Failure | null>) => (data ? reject(fromFailure(data)) : resolve());
