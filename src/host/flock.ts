@@ -117,13 +117,22 @@ function openLockFile(path: string): number {
       if (!isErrno(error, "ENOENT")) throw error;
     }
     try {
-      const fd = openSync(path, flags | constants.O_CREAT | constants.O_EXCL, 0o600);
-      adopt(fd, dirname(path));
-      return fd;
+      return createLockFile(path, flags);
     } catch (error) {
       if (isErrno(error, "ENOENT")) makeFolder(dirname(path));
       else if (!isErrno(error, "EEXIST")) throw error;
     }
+  }
+}
+
+function createLockFile(path: string, flags: number): number {
+  const fd = openSync(path, flags | constants.O_CREAT | constants.O_EXCL, 0o600);
+  try {
+    adopt(fd, dirname(path));
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
   }
 }
 

@@ -117,7 +117,7 @@ function* batches<T>(items: T[], size: number): Generator<T[]> {
 function relocate(larder: Larder, file: CacheFile): Outcome {
   return attempt(larder, () => {
     using lock = FileLock.take(file.lock!);
-    if (!lock) throw new LarderError("busy", `its lock is held ("${file.lock}")`);
+    if (!lock) throw new LarderError("in_use", `its lock is held ("${file.lock}")`);
     if (!canRelocate(larder, readExtents(file.path)))
       throw new LarderError("busy", "a file that it joins is gone by now");
     const text = rewriteExtents(readRegular(file.path) ?? "", (path) => larder.cache.relocated(path) ?? path);
