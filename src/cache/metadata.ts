@@ -61,11 +61,11 @@ export interface YoungMetadata {
  */
 export class YoungMetadataFiles {
   private readonly folder: string;
-  private readonly watch: FolderWatch | undefined;
+  private watch: FolderWatch | undefined;
   private files: YoungMetadata[] = [];
-  /** Whether `files` holds, but for what the watch tells. */
+  /** With a watch: whether `files` holds, but for what the watch tells. */
   private isKnown = false;
-  /** Without a watch: the time of the folder that `files` is of. */
+  /** Without one: the time of the folder that `files` is of. */
   private seen = -1;
 
   constructor(
@@ -75,22 +75,34 @@ export class YoungMetadataFiles {
   ) {
     this.folder = cache.folder("manifests");
     if (this.measureFolder().size > LARGE) this.watch = FolderWatch.start(this.folder);
-    // To say so before larder's own deletes make the folder young takes no reading.
-    if (this.watch && !this.mayHoldYoung(this.measureFolder().mtimeMs)) this.isKnown = true;
+    // Where nothing in the folder is young by now, it need not be read at all; larder's first delete makes it young.
+    this.isKnown = this.watch !== undefined && !this.mayHoldYoung(this.measureFolder().mtimeMs);
   }
 
   /** Those of this moment: the same array for as long as nothing changes. */
   read(): YoungMetadata[] {
-    const changed = this.watch?.changes();
     const { isKnown } = this;
     // What cannot be read now is not known the next time either.
     this.isKnown = false;
+    const changed = this.changes();
     if (changed === undefined) return this.readByTime();
     if (!isKnown) this.files = this.readFolder(this.measureFolder().mtimeMs);
     else if (changed.size > 0)
       this.files = [...this.files.filter(({ name }) => !changed.has(name)), ...this.readYoung(changed)];
     this.isKnown = true;
     return this.files;
+  }
+
+  /** Hears what larder's own deletes made the watch tell, of which the kernel keeps some thousands. */
+  keepUp(): void {
+    if (this.isKnown) this.read();
+    else this.changes();
+  }
+
+  private changes(): Set<string> | undefined {
+    const changed = this.watch?.changes();
+    if (changed === undefined) this[Symbol.dispose]();
+    return changed;
   }
 
   // Reads the folder again only if something was renamed into it since, or may have been within the clock's tick.
@@ -114,11 +126,14 @@ export class YoungMetadataFiles {
    * next change.
    */
   readAhead(): void {
+    if (this.watch) this.read();
+    // Unless it was lost just now.
+    if (this.watch) return;
     const { mtimeMs, size } = this.measureFolder();
-    if (!this.watch && size > LARGE && Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
+    if (size > LARGE && Date.now() - mtimeMs < TICK_MS) Bun.sleepSync(TICK_MS);
     const start = performance.now();
     this.read();
-    if (this.isKnown || this.seen >= 0 || performance.now() - start <= SHORT_MS) return;
+    if (this.seen >= 0 || performance.now() - start <= SHORT_MS) return;
     Bun.sleepSync(TICK_MS);
     this.read();
   }
@@ -158,5 +173,6 @@ export class YoungMetadataFiles {
 
   [Symbol.dispose](): void {
     this.watch?.[Symbol.dispose]();
+    this.watch = undefined;
   }
 }

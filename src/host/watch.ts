@@ -1,4 +1,4 @@
-import { close, readSync, statfsSync } from "node:fs";
+import { close, readSync, statfsSync, statSync } from "node:fs";
 import { loadLibc } from "./libc.ts";
 
 // ext2 to ext4, XFS and tmpfs: what changes there, changes through this kernel, and it tells. Of a network file system it
@@ -11,7 +11,6 @@ const MOVED_FROM = 0x40;
 const MOVED_TO = 0x80;
 const CREATE = 0x100;
 const DELETE = 0x200;
-const MOVE_SELF = 0x800;
 const OF_NAMES = CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE;
 const ONLY_FOLDERS = 0x1000000;
 const NONBLOCK_CLOEXEC = 0o2004000;
@@ -27,7 +26,10 @@ function load() {
   });
 }
 
-/** Which names of a folder change, as the kernel tells (inotify(7)), from `start` to the end of its use. */
+/**
+ * Which names of a folder change, as the kernel tells (inotify(7)), from `start` to the end of its use. What it does not
+ * tell: a write through another name of a file, or through a mapping.
+ */
 export class FolderWatch {
   private readonly waiting = new Int32Array(1);
   private isLost = false;
@@ -35,28 +37,33 @@ export class FolderWatch {
   private constructor(
     private readonly libc: ReturnType<typeof load>,
     private readonly fd: number,
+    private readonly folder: string,
+    private readonly identity: string,
   ) {}
 
   /** Undefined where the kernel cannot be relied on to tell of every change, or refuses one more watch. */
   static start(folder: string): FolderWatch | undefined {
     try {
       if (!TOLD_TYPES.includes(statfsSync(folder).type)) return undefined;
+      const before = identify(folder);
       const libc = load();
       const fd = libc.inotify_init1(NONBLOCK_CLOEXEC);
       if (fd < 0) return undefined;
-      if (libc.inotify_add_watch(fd, Buffer.from(`${folder}\0`), OF_NAMES | MOVE_SELF | ONLY_FOLDERS) >= 0)
-        return new FolderWatch(libc, fd);
-      end(fd);
+      const isWatched = libc.inotify_add_watch(fd, Buffer.from(`${folder}\0`), OF_NAMES | ONLY_FOLDERS) >= 0;
+      if (isWatched && identify(folder) === before) return new FolderWatch(libc, fd, folder, before);
+      closeLater(fd);
     } catch {}
     return undefined;
   }
 
   /**
-   * The names that came, went, or were written since this was asked last. Undefined from when some were lost on: there
-   * were too many, or the folder itself went.
+   * The names that came, went, or were written since this was asked last. Undefined once some were lost, for good: there
+   * were too many, or another folder is at its path.
    */
   changes(): Set<string> | undefined {
     const names = new Set<string>();
+    // The kernel tells of the folder, and not of the path: of a parent that was renamed, or a mount on it, it is silent.
+    if (identify(this.folder) !== this.identity) this.isLost = true;
     while (!this.isLost) {
       if (this.libc.ioctl(this.fd, FIONREAD, this.waiting) !== 0) this.isLost = true;
       else if (this.waiting[0] === 0) return names;
@@ -69,21 +76,26 @@ export class FolderWatch {
     const length = readSync(this.fd, events);
     for (let at = 0; at < length; ) {
       const mask = events.readUInt32LE(at + 4);
-      const end = at + HEADER + events.readUInt32LE(at + 12);
-      // Whatever else it tells: an overflow, a file system that was unmounted, a folder that has moved or is no more.
+      const next = at + HEADER + events.readUInt32LE(at + 12);
+      // Whatever else it tells: an overflow, a file system that was unmounted, a folder that is no more.
       if ((mask & OF_NAMES) === 0) this.isLost = true;
-      const [name] = events.toString("utf8", at + HEADER, end).split("\0", 1);
+      const [name] = events.toString("utf8", at + HEADER, next).split("\0", 1);
       names.add(name!);
-      at = end;
+      at = next;
     }
   }
 
   [Symbol.dispose](): void {
-    end(this.fd);
+    closeLater(this.fd);
   }
 }
 
+function identify(folder: string): string {
+  const stat = statSync(folder, { throwIfNoEntry: false });
+  return stat ? `${stat.dev}:${stat.ino}` : "";
+}
+
 // The kernel takes some 20 ms to end a watch, which nothing has to wait for.
-function end(fd: number): void {
+function closeLater(fd: number): void {
   close(fd, () => {});
 }

@@ -132,8 +132,8 @@ class Wants {
     private readonly larder: Larder,
     grace: number,
   ) {
-    this.young = new YoungMetadataFiles(larder.cache, larder.now, grace);
     this.pins = new PinWatch(larder);
+    this.young = new YoungMetadataFiles(larder.cache, larder.now, grace);
   }
 
   /**
@@ -141,9 +141,9 @@ class Wants {
    * it cannot be read, `reason` fails in the same way, for those files alone that need it.
    */
   lookAhead({ kind }: CacheFile): void {
-    if (!SPOKEN_FOR[kind]) return;
     try {
-      this.young.readAhead();
+      if (SPOKEN_FOR[kind]) this.young.readAhead();
+      else this.young.keepUp();
     } catch {}
   }
 

@@ -1,8 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import {
+  cpSync,
   lutimesSync,
   mkdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   symlinkSync,
@@ -172,8 +174,8 @@ describe("YoungMetadataFiles", () => {
 
   test.each<[string, boolean]>([
     ["is watched", false],
-    ["moves away and comes back, which ends its watch", true],
-  ])("sees what a fresh look sees, whatever happens to a folder that %s", (_, moves) => {
+    ["another one takes the place of, which ends its watch", true],
+  ])("sees what a fresh look sees, whatever happens to a folder that %s", (_, isReplaced) => {
     using folder = new TemporaryFolder(MEMORY);
     const { cache, manifests } = cacheIn(folder);
     fillWithLocks(manifests, MANY);
@@ -186,9 +188,9 @@ describe("YoungMetadataFiles", () => {
         if (random.chance(0.3)) rmSync(join(manifests, name), { force: true });
         else put(manifests, name, text, random.pick([0, 0, GRACE + 60_000]));
       }
-      if (moves && step === 20) {
+      if (isReplaced && step === 20) {
         renameSync(manifests, `${manifests}.away`);
-        renameSync(`${manifests}.away`, manifests);
+        cpSync(`${manifests}.away`, manifests, { recursive: true, preserveTimestamps: true });
       }
       if (random.chance(0.3)) files.readAhead();
       using fresh = new YoungMetadataFiles(cache, Date.now, GRACE);
@@ -209,6 +211,27 @@ describe("YoungMetadataFiles", () => {
     expect(files.read().map(({ manifest }) => manifest as string)).toEqual([M]);
     writeFileSync(join(manifests, `${KEYS[0]}.json`), document(N));
     expect(files.read().map(({ manifest }) => manifest as string)).toEqual([N]);
+  });
+
+  test.each([
+    ["is not read again", true, 0],
+    ["is read again where nobody kept up with them", false, 1],
+  ])("a still folder %s after more deletes of larder's own than the kernel keeps", (_, keepsUp, found) => {
+    using folder = new TemporaryFolder(MEMORY);
+    const { cache, manifests } = cacheIn(folder);
+    // What only another look at the whole folder finds: this one is young, and its folder looks still all the same.
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    fillWithLocks(manifests, MANY);
+    const still = (Date.now() - GRACE - 1000) / 1000;
+    utimesSync(manifests, still, still);
+    using files = new YoungMetadataFiles(cache, Date.now, GRACE);
+    const most = Number(readFileSync("/proc/sys/fs/inotify/max_queued_events", "utf8"));
+    for (let told = 0; told <= 2 * most; told += 3) {
+      writeFileSync(join(manifests, "own"), "");
+      unlinkSync(join(manifests, "own"));
+      if (keepsUp && told % 3000 === 0) files.keepUp();
+    }
+    expect(files.read()).toHaveLength(found);
   });
 
   test("asks again for what it could not read, in a folder that is watched", () => {

@@ -1,12 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import {
   appendFileSync,
+  closeSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   renameSync,
-  rmdirSync,
   rmSync,
   symlinkSync,
   unlinkSync,
@@ -66,21 +67,41 @@ describe("FolderWatch", () => {
     expect([...watch.changes()!].sort()).toEqual(names.sort());
   });
 
-  test("looks through a link", () => {
+  test("looks through a link, for as long as that leads to it", () => {
     using stage = new Stage();
     symlinkSync(stage.folder, join(stage.path, "link"));
     using watch = FolderWatch.start(join(stage.path, "link"))!;
     writeFileSync(stage.in("new"), "");
     expect([...watch.changes()!]).toEqual(["new"]);
+    unlinkSync(join(stage.path, "link"));
+    symlinkSync(stage.path, join(stage.path, "link"));
+    expect(watch.changes()).toBeUndefined();
   });
+
+  /** Removes the folder, and makes another at its path. */
+  function replace(stage: Stage): void {
+    rmSync(stage.folder, { recursive: true });
+    mkdirSync(stage.folder);
+  }
 
   test.each<[string, (stage: Stage) => void]>([
     ["the folder has moved", (stage) => renameSync(stage.folder, join(stage.path, "elsewhere"))],
+    ["the folder is no more", (stage) => rmSync(stage.folder, { recursive: true })],
+    ["another folder is in its place", replace],
     [
-      "the folder is no more",
+      "another is in its place, and somebody has it open yet",
       (stage) => {
-        for (const name of ["a", "b"]) unlinkSync(stage.in(name));
-        rmdirSync(stage.folder);
+        const fd = openSync(stage.folder, "r");
+        replace(stage);
+        setImmediate(() => closeSync(fd));
+      },
+    ],
+    [
+      "another is in its parent's place",
+      (stage) => {
+        renameSync(stage.path, `${stage.path}-away`);
+        mkdirSync(stage.folder, { recursive: true });
+        rmSync(`${stage.path}-away`, { recursive: true });
       },
     ],
     [

@@ -263,6 +263,19 @@ describe("sweep", () => {
       expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
     });
 
+    test("heeds a metadata file that comes with another folder, in the place of theirs", async () => {
+      using store = await makeCrowded(locks);
+      using larder = store.open();
+      for (const name of ["one", "two"]) store.write(at.layer(name));
+      const [one, two] = plan(layer(larder, "one"), layer(larder, "two"));
+      const first = meanwhileAt(one!, () => {
+        renameSync(join(store.cache, "manifests"), join(store.cache, "manifests.away"));
+        store.write(at.metadata("docker.io/library/other:1"), JSON.stringify(metadataOf("coming", ["two"])), YOUNG);
+      });
+      const { skipped } = await sweep(larder, [first, two!], options);
+      expect(skipped.map(({ path }) => path)).toEqual([join(store.cache, at.layer("two"))]);
+    });
+
     test("heeds a metadata file that comes between two layers of one transaction", async () => {
       using store = await makeCrowded(locks);
       using larder = store.open();
