@@ -1,7 +1,7 @@
 import { parseFilters } from "../input/filter.ts";
 import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
-import { type Handle, list } from "../ops/images.ts";
+import { type Handle, list, tellUnreadable } from "../ops/images.ts";
 import { type Column, printable, renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
@@ -40,7 +40,8 @@ export default defineCommand({
     let unknown: string[] = [];
     const render = (handles: Iterable<Handle>, unreadable: string[] = []) => {
       unknown = unreadable;
-      if (format !== "table") return bytesOf(partsOf(format, handles));
+      const told = unreadable.length > 0 ? eachTold(handles, unreadable) : handles;
+      if (format !== "table") return bytesOf(partsOf(format, told));
       return [flags.quiet ? renderNames(handles) : renderList(handles)];
     };
     const parts = larder ? await withLarder(larder, (larder) => list(larder, filter, flags.all, render)) : render([]);
@@ -51,6 +52,11 @@ export default defineCommand({
     return 0;
   },
 });
+
+// A program that reads standard output alone must not take an image for unused.
+function* eachTold(handles: Iterable<Handle>, unreadable: string[]): Generator<Handle> {
+  for (const handle of handles) yield tellUnreadable(handle, unreadable);
+}
 
 // As text, a long list would make the engine's heap grow by several times its length.
 function bytesOf(parts: Iterable<string>): Uint8Array[] {

@@ -172,12 +172,15 @@ export function toHandle(row: ImageRow, pins: Pins): Handle {
 
 /** The same where nothing beside it tells what of the pins could not be read: the image may be in use by that. */
 export function toLoneHandle(row: ImageRow, pins: Pins): Handle {
-  const handle = toHandle(row, pins);
+  return tellUnreadable(toHandle(row, pins), pins.unreadable);
+}
+
+/** Tells in a handle what of the pins could not be read. */
+export function tellUnreadable(handle: Handle, [trouble, ...others]: string[]): Handle {
+  if (trouble === undefined) return handle;
   // The first of them: there may be one a sandbox, and `larder check` names them all.
-  const [trouble, ...others] = pins.unreadable;
   const more = others.length > 0 ? `, and ${others.length} more` : "";
-  if (trouble !== undefined) handle.damage.push(`pinned_by may lack something: ${trouble}${more}`);
-  return handle;
+  return { ...handle, damage: [...handle.damage, `pinned_by may lack something: ${trouble}${more}`] };
 }
 
 function canonicalOf(row: ImageRow): string | null {

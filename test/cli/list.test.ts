@@ -292,6 +292,8 @@ describe("list where a sandbox cannot be read", () => {
         `more may be in use than is shown: ${trouble}\n`,
       ]);
     }
+    const [listedImage] = await larderJson(home, ["list"]);
+    expect(listedImage).toMatchObject({ pinned_by: [], damage: [`pinned_by may lack something: ${trouble}`] });
     for (const command of ["get", "inspect"])
       expect((await larderJson(home, [command, "image:1"])).damage).toContain(
         `pinned_by may lack something: ${trouble}`,
