@@ -8,7 +8,7 @@ import { count } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
-import { emit, say } from "./terminal.ts";
+import { complain, emit, say } from "./terminal.ts";
 
 export default defineCommand({
   name: "check",
@@ -57,6 +57,7 @@ export default defineCommand({
     if (!existsSync(where.database)) say(`there is no catalogue at "${where.database}"`);
     await emit(format, report, () => renderReport(report));
     say(`database ${report.database}, cache ${report.cache}`);
+    if (report.failure !== null) complain("not everything could be mended; the report says of each problem why");
     if (report.damage > 0) return exitCode("damaged");
     return report.failure === null ? 0 : exitCode(report.failure);
   },
