@@ -4,6 +4,10 @@ import type { DiskReport } from "../ops/report.ts";
 import { count } from "../output/units.ts";
 import { complain, say } from "./terminal.ts";
 
+/** What becomes of the files that work left when it was stopped. */
+export const FILES_LEFT =
+  "what is left, the next gc takes (with --sweep-unrecorded where no image is on record any more)";
+
 const SHOWN = 5;
 
 /** Says on standard error which store was acted on, what was left for later, and what the system refused. */

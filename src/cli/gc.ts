@@ -6,7 +6,7 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
 import { formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { FILES_LEFT, sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { emit } from "./terminal.ts";
@@ -42,7 +42,7 @@ export default defineCommand({
       }),
     ).finally(bar.end);
     await emit(format, report, () => renderReport(report));
-    interruption.explain("what is left, the next gc takes");
+    interruption.explain(FILES_LEFT);
     return interruption.exitCode ?? sayOutcome(report);
   },
 });

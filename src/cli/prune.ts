@@ -10,7 +10,7 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
+import { FILES_LEFT, sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { complain, emit, say, tableWidth } from "./terminal.ts";
@@ -85,7 +85,7 @@ export default defineCommand({
       for (const eviction of evictions) logEviction(eviction, flags["log-format"] ?? "text");
     });
     await emit(format, report, () => renderReport(report));
-    interruption.explain("what is left, the next gc or prune takes");
+    interruption.explain(FILES_LEFT);
     return interruption.exitCode ?? sayOutcome(report);
   },
 });

@@ -4,7 +4,8 @@ import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand, firstFailure } from "./command.ts";
-import { sayDisk, sayUnsafe } from "./disk.ts";
+import { FILES_LEFT, sayDisk, sayUnsafe } from "./disk.ts";
+import { Interruption } from "./interruption.ts";
 import { complain, emit, say } from "./terminal.ts";
 
 export default defineCommand({
@@ -39,6 +40,7 @@ export default defineCommand({
     const where = home();
     const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
     if (!larder) say(`There is no catalogue at "${where.database}"`);
+    using interruption = new Interruption();
     const report = await withLarder(larder ?? openEmpty(where), (larder) =>
       remove(larder, {
         references: operands,
@@ -46,12 +48,21 @@ export default defineCommand({
         ignoreMissing: flags.ignore,
         dryRun: flags["dry-run"],
         grace: DEFAULT_GRACE_MS,
+        stopped: interruption.stopped,
       }),
-    );
+    ).catch((error) => {
+      if (!interruption.stopped()) throw error;
+    });
+    if (!report) {
+      interruption.explain("nothing was removed");
+      return interruption.exitCode;
+    }
     await emit(format, report, () => renderReport(report, flags.quiet));
     for (const { message } of report.refused) complain(message);
     sayUnsafe(report.unsafe);
     sayDisk(report);
+    interruption.explain(FILES_LEFT);
+    if (interruption.exitCode !== undefined) return interruption.exitCode;
     return firstFailure(report.refused) || (report.failed.length > 0 ? 1 : 0);
   },
 });

@@ -4,7 +4,7 @@ import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
 import { dataVersion, readTransaction, writeTransaction } from "../db/write.ts";
-import type { Code } from "../error.ts";
+import { type Code, LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { type Doomed, filesOf, unspelled } from "./doomed.ts";
@@ -50,7 +50,10 @@ export interface RemoveReport extends DiskReport {
   refused: Refusal[];
 }
 
-/** Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. */
+/**
+ * Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. Throws
+ * `interrupted` where it is stopped before.
+ */
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
   const pins = new PinWatch(larder);
@@ -70,6 +73,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   };
   for (let tries = 1; ; tries++) {
     await awaitSettled(larder, look, options.grace);
+    if (options.stopped?.()) throw new LarderError("interrupted", "the removal was stopped");
     const removal = writeTransaction(db, () => {
       // Decided before the lock, which is then held for a moment, and again where somebody wrote since: it may have
       // been the very image. Where others write all the time, that is never over.
