@@ -213,17 +213,21 @@ describe("YoungMetadataFiles", () => {
     expect(files.read().map(({ manifest }) => manifest as string)).toEqual([N]);
   });
 
+  /** Makes a folder of many, which looks still although a file is young that only a look at the whole would find. */
+  function fillStill(manifests: string): void {
+    put(manifests, `${KEYS[0]}.json`, document(M), 0);
+    fillWithLocks(manifests, MANY);
+    const still = (Date.now() - GRACE - 1000) / 1000;
+    utimesSync(manifests, still, still);
+  }
+
   test.each([
     ["is not read again", true, 0],
     ["is read again where nobody kept up with them", false, 1],
   ])("a still folder %s after more deletes of larder's own than the kernel keeps", (_, keepsUp, found) => {
     using folder = new TemporaryFolder(MEMORY);
     const { cache, manifests } = cacheIn(folder);
-    // What only another look at the whole folder finds: this one is young, and its folder looks still all the same.
-    put(manifests, `${KEYS[0]}.json`, document(M), 0);
-    fillWithLocks(manifests, MANY);
-    const still = (Date.now() - GRACE - 1000) / 1000;
-    utimesSync(manifests, still, still);
+    fillStill(manifests);
     using files = new YoungMetadataFiles(cache, Date.now, GRACE);
     const most = Number(readFileSync("/proc/sys/fs/inotify/max_queued_events", "utf8"));
     for (let told = 0; told <= 2 * most; told += 3) {
@@ -254,10 +258,7 @@ describe("YoungMetadataFiles", () => {
   test("does not look into a folder of many that was still when it was watched first", () => {
     using folder = new TemporaryFolder(MEMORY);
     const { cache, manifests } = cacheIn(folder);
-    put(manifests, `${KEYS[0]}.json`, document(M), 0);
-    fillWithLocks(manifests, MANY);
-    const still = (Date.now() - GRACE - 1000) / 1000;
-    utimesSync(manifests, still, still);
+    fillStill(manifests);
     using files = new YoungMetadataFiles(cache, Date.now, GRACE);
     unlinkSync(join(manifests, "0.lock"));
     expect(files.read()).toEqual([]);
