@@ -183,7 +183,8 @@ export function tellUnreadable(handle: Handle, [trouble, ...others]: string[]): 
   return { ...handle, damage: [...handle.damage, `pinned_by may lack something: ${trouble}${more}`] };
 }
 
-function canonicalOf(row: ImageRow): string | null {
+/** Its reference in canonical form; null where it has none, or one that is no reference. */
+export function canonicalOf(row: ImageRow): string | null {
   return row.reference === null ? null : canonicalOrNull(row.reference);
 }
 

@@ -8,11 +8,11 @@ import { type Code, LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { type Doomed, filesOf, unspelled } from "./doomed.ts";
-import { notFound } from "./images.ts";
+import { canonicalOf, notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { whileChecked } from "./soundness.ts";
-import { awaitSettled, type SweepOptions, sweep } from "./sweep.ts";
+import { awaitSettled, type Obstacle, type SweepOptions, sweep } from "./sweep.ts";
 
 export interface RemoveOptions extends SweepOptions {
   references: string[];
@@ -51,13 +51,14 @@ export interface RemoveReport extends DiskReport {
 }
 
 /**
- * Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. Throws
- * `interrupted` where it is stopped before.
+ * Drops references, in the order given, and with them what nothing else needs: rows in one transaction, then files. One
+ * that a pull or load is at work on is refused, and the others go. Throws `interrupted` where it is stopped before.
  */
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
   const pins = new PinWatch(larder);
-  const decide = () => decideRemoval(larder, options, pins);
+  const obstacles = new Map<string, Obstacle>();
+  const decide = () => decideRemoval(larder, options, pins, obstacles);
   let planned = await whileChecked(larder, () => readTransaction(db, decide));
   if (options.dryRun) {
     const { targets, skipped } = filesOf(larder.cache, planned);
@@ -72,8 +73,13 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     return planned.canonicals;
   };
   for (let tries = 1; ; tries++) {
-    await awaitSettled(larder, look, options.grace);
+    const found = await awaitSettled(larder, look, options.grace);
     if (options.stopped?.()) throw new LarderError("interrupted", "the removal was stopped");
+    if (found.size > 0) {
+      for (const [canonical, obstacle] of found) obstacles.set(canonical, obstacle);
+      planned = readTransaction(db, decide);
+      continue;
+    }
     const removal = writeTransaction(db, () => {
       // Decided before the lock, which is then held for a moment, and again where somebody wrote since: it may have
       // been the very image. Where others write all the time, that is never over.
@@ -102,10 +108,15 @@ interface Removal extends Doomed {
   unsafe: string[];
 }
 
-function decideRemoval(larder: Larder, options: RemoveOptions, pins: PinWatch): Removal {
+function decideRemoval(
+  larder: Larder,
+  options: RemoveOptions,
+  pins: PinWatch,
+  obstacles: ReadonlyMap<string, Obstacle>,
+): Removal {
   const { db } = larder;
   const asked = findAsked(larder, options.references);
-  const plan = planRemoval(asked, countNames(larder, asked), pins.read(), options);
+  const plan = planRemoval(asked, countNames(larder, asked), pins.read(), options, obstacles);
   const layers = plan.collect.length === 0 ? [] : layersOnlyOf(db, ids(plan.collect));
   // A layer that only the images to go have a row of may be one that another has lost the row of.
   if (layers.length > 0) refuseLostLayers(db, larder.home.database, ids(plan.collect));
@@ -132,19 +143,23 @@ interface Asked {
 }
 
 /**
- * Decides a removal: pure. `names` are the image_ref ids of each manifest that was asked for. Arguments count in
- * order, so removing every alias of an image in use fails at the last one only.
+ * Decides a removal: pure. `names` are the image_ref ids of each manifest that was asked for, `obstacles` what stands in the
+ * way of a canonical reference. Arguments count in order, so removing every alias of an image in use fails at the last one
+ * only.
  */
 export function planRemoval(
   asked: Asked[],
   names: Map<number, Set<number>>,
   pins: Pins,
   options: Pick<RemoveOptions, "force" | "ignoreMissing">,
+  obstacles: ReadonlyMap<string, Obstacle> = new Map(),
 ): RemovalPlan {
   const plan: RemovalPlan = { drop: [], collect: [], untag: [], refused: [] };
   for (const { text, rows } of asked) {
     const refuse = (code: Code, message: string) => plan.refused.push({ reference: text, code, message });
     const [row] = rows;
+    const canonical = row ? canonicalOf(row) : null;
+    const obstacle = canonical === null ? undefined : obstacles.get(canonical);
     if (!row) {
       if (!options.ignoreMissing) refuse("not_found", notFound(text).message);
     } else if (rows.length > 1) {
@@ -152,6 +167,8 @@ export function planRemoval(
         "ambiguous",
         `cannot remove ${quote(text)}: it could be ${rows.map((row) => quote(row.reference ?? "")).join(" or ")} (name one exactly)`,
       );
+    } else if (obstacle) {
+      refuse(obstacle.code, `cannot remove ${quote(text)}: ${obstacle.message}`);
     } else if (!plan.drop.some(({ id }) => id === row.id)) {
       planRow(plan, text, row, names, pins, options.force, refuse);
     }
@@ -188,7 +205,7 @@ function planRow(
 }
 
 // What stands between an image that loses its last name and the deletion of its data.
-function describeObstacle(pinnedBy: Pin[], pins: Pins): { code: Code; message: string } | undefined {
+function describeObstacle(pinnedBy: Pin[], pins: Pins): Obstacle | undefined {
   if (pinnedBy.length > 0) return { code: "in_use", message: `in use by ${namePins(pinnedBy)}` };
   if (pins.unreadable.length > 0) {
     return { code: "damaged", message: `what is in use cannot be told: ${pins.unreadable.join("; ")}` };

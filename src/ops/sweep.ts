@@ -11,7 +11,7 @@ import { hasManifest } from "../db/manifests.ts";
 import { openForWriting } from "../db/open.ts";
 import { namePins } from "../db/pins.ts";
 import { explainSqlite, writeTransaction } from "../db/write.ts";
-import { LarderError } from "../error.ts";
+import { type Code, LarderError } from "../error.ts";
 import { isLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
@@ -78,20 +78,35 @@ function openForSweep({ home }: Larder, isFirstStep = false): Database | undefin
   }
 }
 
+/** What stands in the way of a removal. */
+export interface Obstacle {
+  code: Code;
+  message: string;
+}
+
 /**
- * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata files;
- * throws `busy` if it goes on. Rows that went without such a file would leave it behind, and the next gc would take the
- * catalogue for lost. Where a file is newer than its rows, it waits for those that are to follow: nothing else shows a
- * load of what the cache has already. Before each look it asks for the canonical forms, which may change meanwhile.
+ * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata files,
+ * and gives by canonical reference what goes on all the same. Rows that went without such a file would leave it behind,
+ * and the next gc would take the catalogue for lost. Where a file is newer than its rows, it waits for those that are to
+ * follow: nothing else shows a load of what the cache has already. Before each look it asks for the canonical forms, which
+ * may change meanwhile.
  */
-export async function awaitSettled(larder: Larder, canonicals: () => string[], grace: number): Promise<void> {
+export async function awaitSettled(
+  larder: Larder,
+  canonicals: () => string[],
+  grace: number,
+): Promise<Map<string, Obstacle>> {
   for (let waited = 0; ; waited += WAIT_MS) {
     const files = canonicals().map((canonical) => ({ ...larder.cache.metadata(canonicalKey(canonical)), canonical }));
-    const work = files.map((file) => findWriter(larder, file, grace)).find((found) => found !== undefined);
-    const isAwaited = waited < COMMIT_MS && files.some((file) => isUnsettled(larder, file));
-    if (work === undefined && !isAwaited) return;
-    if (work !== undefined && waited >= PATIENCE_MS)
-      throw new LarderError("busy", `a pull or load of it is running ("${work}"); try again when it is done`);
+    const obstacles = new Map<string, Obstacle>();
+    for (const file of files) {
+      const obstacle = findObstacle(larder, file, grace);
+      if (obstacle) obstacles.set(file.canonical, obstacle);
+    }
+    const others = files.filter(({ canonical }) => !obstacles.has(canonical));
+    const isAwaited = waited < COMMIT_MS && others.some((file) => isUnsettled(larder, file));
+    const isBusy = waited < PATIENCE_MS && obstacles.values().some(({ code }) => code === "busy");
+    if (!isAwaited && !isBusy) return obstacles;
     await Bun.sleep(WAIT_MS);
   }
 }
@@ -101,6 +116,18 @@ const WAIT_MS = 50;
 const COMMIT_MS = 10_000;
 
 type MetadataFile = CacheFile & { lock: string; canonical: string };
+
+function findObstacle(larder: Larder, file: MetadataFile, grace: number): Obstacle | undefined {
+  try {
+    const work = findWriter(larder, file, grace);
+    if (work === undefined) return undefined;
+    return { code: "busy", message: `a pull or load of it is running ("${work}"); try again when it is done` };
+  } catch (error) {
+    // A lock that cannot be asked.
+    if (error instanceof LarderError) return { code: error.code, message: error.message };
+    throw error;
+  }
+}
 
 function findWriter({ cache, now }: Larder, { path, lock }: MetadataFile, grace: number): string | undefined {
   if (isLocked(lock)) return lock;

@@ -479,6 +479,25 @@ describe("larder remove", () => {
     expect(store.files()).toEqual(store.filesOf("one"));
   });
 
+  test("refuses what a pull is at work on, and drops the rest", async () => {
+    using store = await makeShelf();
+    {
+      await using _ = await holdLock(join(store.cache, at.metadataLock(TWO)));
+      const { code, stdout, stderr } = await larder(store.path, "rm", TWO, ONE, "gone:1", "--format", "json");
+      expect(code).toBe(75);
+      const report = JSON.parse(stdout);
+      expect(report.removed).toEqual([{ reference: ONE, digest: digestOf("one") }]);
+      expect(report.refused).toMatchObject([
+        { reference: TWO, code: "busy" },
+        { reference: "gone:1", code: "not_found" },
+      ]);
+      expect(stderr).toContain(`cannot remove "${TWO}": a pull or load of it is running ("`);
+      expect(store.rows().references).toEqual([TWO, ALIAS]);
+    }
+    expect((await larder(store.path, "rm", TWO, ALIAS)).code).toBe(0);
+    expect(store.files()).toEqual([]);
+  });
+
   test("leaves a folder where a file belongs, and says so", async () => {
     using store = await makeShelf();
     await Bun.$`rm ${join(store.cache, at.layer("own"))}`.quiet();

@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import type { ImageRow } from "../../src/db/images.ts";
 import type { Pin, Pins } from "../../src/db/pins.ts";
 import { planRemoval, type RemovalPlan } from "../../src/ops/remove.ts";
+import type { Obstacle } from "../../src/ops/sweep.ts";
 
 const A = `sha256:${"a".repeat(64)}`;
 const B = `sha256:${"b".repeat(64)}`;
@@ -45,6 +46,7 @@ interface Case {
   pins?: Pins;
   force?: boolean;
   ignoreMissing?: boolean;
+  obstacles?: [canonical: string, Obstacle][];
   plan: Partial<RemovalPlan>;
 }
 
@@ -260,6 +262,27 @@ const CASES: Record<string, Case> = {
       refused: [{ reference: A, code: "in_use", message: `cannot remove "${A}": in use by snapshot "base"` }],
     },
   },
+  "a name that a pull is at work on stays, in every spelling, and the rest goes": {
+    asked: [
+      ["a:1", a1],
+      ["docker.io/library/a:1", row(2, "docker.io/library/a:1")],
+      ["b:1", b1],
+    ],
+    names: names([1, 1, 2], [2, 3]),
+    obstacles: [["docker.io/library/a:1", { code: "busy", message: "a pull runs" }]],
+    plan: {
+      drop: [{ id: 3, reference: "b:1", digest: B }],
+      collect: [{ id: 2, digest: B }],
+      refused: [
+        { reference: "a:1", code: "busy", message: 'cannot remove "a:1": a pull runs' },
+        {
+          reference: "docker.io/library/a:1",
+          code: "busy",
+          message: 'cannot remove "docker.io/library/a:1": a pull runs',
+        },
+      ],
+    },
+  },
   "an untagged image stays while a pin cannot be read, even by force": {
     asked: [[A, UNTAGGED]],
     names: names([1]),
@@ -289,12 +312,13 @@ const CASES: Record<string, Case> = {
 };
 
 describe("planRemoval", () => {
-  test.each(Object.entries(CASES))("decides: %s", (_, { asked, names, pins: given, force, ignoreMissing, plan }) => {
+  test.each(Object.entries(CASES))("decides: %s", (_, { asked, names, pins: given, plan, ...rest }) => {
     const decided = planRemoval(
       asked.map(([text, ...rows]) => ({ text, rows })),
       names,
       given ?? pins(),
-      { force: force ?? false, ignoreMissing: ignoreMissing ?? false },
+      { force: rest.force ?? false, ignoreMissing: rest.ignoreMissing ?? false },
+      new Map(rest.obstacles),
     );
     expect(decided).toEqual({ drop: [], collect: [], untag: [], refused: [], ...plan });
   });
