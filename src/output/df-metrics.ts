@@ -2,7 +2,7 @@ import type { DfReport } from "../ops/df.ts";
 import type { Metric } from "./prometheus.ts";
 
 /** The account of a cache as gauges; without digests or references as labels, which would be a series an image. */
-export function dfMetrics({ kinds, attribution, file_system, images }: DfReport): Metric[] {
+export function dfMetrics({ kinds, attribution, file_system, images, refused }: DfReport): Metric[] {
   const byKind = (figure: "files" | "allocated_bytes" | "reclaimable_bytes") =>
     kinds.map((row) => ({ labels: { kind: row.kind }, value: row[figure] }));
   const pinned = (kind: "sandbox" | "snapshot") =>
@@ -20,6 +20,12 @@ export function dfMetrics({ kinds, attribution, file_system, images }: DfReport)
       type: "gauge",
       help: "Allocated bytes that a gc would free now, by kind.",
       samples: byKind("reclaimable_bytes"),
+    },
+    {
+      name: "larder_gc_refused",
+      type: "gauge",
+      help: "1 where a gc would refuse and nothing is reclaimable, else 0; larder df says why.",
+      samples: [{ value: refused === null ? 0 : 1 }],
     },
     {
       name: "larder_cache_shared_bytes",

@@ -76,6 +76,7 @@ describe("GET /metrics", () => {
     expect(found.get('larder_last_success_timestamp_seconds{operation="gc"}')).toBeCloseTo(Date.now() / 1000, -2);
     expect(found.get('larder_images{tagged="true"}')).toBe(2);
     expect(found.get("larder_references")).toBe(2);
+    expect(found.get("larder_gc_refused")).toBe(0);
     expect(found.get('larder_pinned_images{by="sandbox"}')).toBe(1);
     expect(found.get('larder_cache_files{kind="layer"}')).toBe(3);
     expect([...found.keys()].filter((name) => name.startsWith("larder_build_info{"))).toHaveLength(1);
@@ -93,6 +94,7 @@ describe("GET /metrics", () => {
     const found = parse((await server.get("/metrics")).text);
     expect(found.get('larder_runs_total{operation="gc",result="unaccounted"}')).toBe(1);
     expect([...found.keys()].filter((name) => name.startsWith("larder_last_success"))).toEqual([]);
+    expect(found.get("larder_gc_refused")).toBe(1);
   });
 
   test("forgets the problems that a repair has mended", async () => {
