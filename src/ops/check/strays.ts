@@ -3,6 +3,7 @@ import { FOLDERS } from "../../cache/paths.ts";
 import { unneededLayers } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
+import { isDigest } from "../../oci/digest.ts";
 import { findPinnedUnrecorded, findStrays, findUnrecorded } from "../strays.ts";
 import { type Problem, problem } from "./problem.ts";
 
@@ -47,6 +48,7 @@ export function* checkStrays(
   }
   for (const { kind, path, reason } of skipped)
     yield problem(kind === "staging" ? "staging-stale" : "stray-file", path, reason);
+  // One whose diff ID is no digest is named with the rows: gc leaves it.
   for (const { diffId } of unneededLayers(larder.db, []))
-    yield problem("layer-orphan", `layer ${diffId}`, "no manifest has it");
+    if (isDigest(diffId)) yield problem("layer-orphan", `layer ${diffId}`, "no manifest has it");
 }
