@@ -60,7 +60,8 @@ function* eachTold(handles: Iterable<Handle>, unreadable: string[]): Generator<H
 
 // As text, a long list would make the engine's heap grow by several times its length.
 function bytesOf(parts: Iterable<string>): Uint8Array[] {
-  return Array.from(parts, (part) => Buffer.from(part));
+  const encoder = new TextEncoder();
+  return Array.from(parts, (part) => encoder.encode(part));
 }
 
 function renderNames(handles: Iterable<Handle>): string {

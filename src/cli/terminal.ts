@@ -24,7 +24,7 @@ function writeFile(text: string | Uint8Array): boolean {
   if (text.length <= 1024) return false;
   const { fstatSync, writeSync } = process.getBuiltinModule("node:fs");
   if (!fstatSync(1).isFile()) return false;
-  const bytes = typeof text === "string" ? Buffer.from(text) : text;
+  const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text;
   for (let written = 0; written < bytes.length; ) written += writeSync(1, bytes, written);
   return true;
 }

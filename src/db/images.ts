@@ -55,27 +55,35 @@ const PLAIN = /^[ -~]{0,99}$/;
 const BEHIND = `(?2 IS NULL OR ${TIME} < ?1 OR (${TIME} IS NULL AND ?1 IS NOT NULL) OR (${TIME} IS ?1 AND id > ?2))`;
 
 /** Every reference, newest first, from behind a place on, and at most so many of them; read a few at a time. */
-export function* eachImage(db: Database, after?: Place, most = ALL): Generator<ImageRow> {
+export function* eachImage(db: Database, after?: Place, most?: number): Generator<ImageRow> {
   const ids = newestIds(db, after, most);
   for (let i = 0; i < ids.length; i += AT_ONCE) yield* listByIds(db, ids.slice(i, i + AT_ONCE));
 }
 
 const AT_ONCE = 64;
-// As SQLite's LIMIT has it.
-const ALL = -1;
 
 // The ids alone are sorted: SQLite's sorter copies rows whole, and the engine's heap would hold all that it was given.
-function newestIds(db: Database, after: Place | undefined, most: number): unknown[] {
+function newestIds(db: Database, after: Place | undefined, most: number | undefined): unknown[] {
   return db
     .query(
       `SELECT id
        FROM image_ref NOT INDEXED
        WHERE ${BEHIND}
        ORDER BY ${TIME} DESC, id
-       LIMIT ?3`,
+       ${limit(most)}`,
     )
-    .values(after?.storedCreatedAt ?? null, after?.id ?? null, most)
+    .values(...placed(after, most))
     .flat();
+}
+
+// With a limit SQLite sorts in a tree, which for a whole list takes twice the time, even where the limit is none.
+function limit(most: number | undefined): string {
+  return most === undefined ? "" : "LIMIT ?3";
+}
+
+function placed(after: Place | undefined, most: number | undefined): (string | number | null)[] {
+  const place = [after?.storedCreatedAt ?? null, after?.id ?? null];
+  return most === undefined ? place : [...place, most];
 }
 
 function listByIds(db: Database, ids: unknown[]): ImageRow[] {
@@ -97,9 +105,9 @@ export function listImages(db: Database): ImageRow[] {
 }
 
 /** Every manifest that no reference names, newest first, from behind a place on, and at most so many of them. */
-export function listUntagged(db: Database, after?: Place, most = ALL): ImageRow[] {
+export function listUntagged(db: Database, after?: Place, most?: number): ImageRow[] {
   return db
-    .query<Row, [string | null, number | null, number]>(
+    .query<Row, (string | number | null)[]>(
       `SELECT NULL AS id,
               NULL AS reference,
               created_at,
@@ -116,9 +124,9 @@ export function listUntagged(db: Database, after?: Place, most = ALL): ImageRow[
        WHERE id NOT IN (SELECT manifest_id FROM image_ref)
          AND ${BEHIND}
        ORDER BY ${TIME} DESC, manifest.id
-       LIMIT ?3`,
+       ${limit(most)}`,
     )
-    .all(after?.storedCreatedAt ?? null, after?.id ?? null, most)
+    .all(...placed(after, most))
     .map(parseImage);
 }
 

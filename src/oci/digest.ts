@@ -22,9 +22,13 @@ export function digestsIn(text: string): Digest[] {
   return (text.toLowerCase().match(NAMED) ?? []) as Digest[];
 }
 
+const PLAIN = /^[ -~]*$/;
+
 /** A digest as tables show it: `sha256:` and 12 digits, or 19 characters of another algorithm (interop §6). */
 export function shortDigest(digest: string): string {
-  return isDigest(digest) ? digest.slice(0, 19) : Array.from(digest).slice(0, 19).join("");
+  const head = digest.slice(0, 19);
+  // Of what is no digest, a character may be longer than one unit of the string.
+  return PLAIN.test(head) ? head : Array.from(digest).slice(0, 19).join("");
 }
 
 /** The digest that text has by the algorithm of `claimed`. */
