@@ -50,7 +50,8 @@ export interface Place {
 
 // Newest first, undated last, as msb orders its list (interop §6): by the text, to which a time that cannot be read is
 // one like any other. What is no plain text of a sensible length counts as undated: a place in the list has to be told.
-const TIME = `iif(typeof(created_at) = 'text' AND length(created_at) < 100 AND created_at NOT GLOB '*[^ -~]*', created_at, NULL)`;
+// The length in characters ends at a NUL, that in octets does not.
+const TIME = `iif(typeof(created_at) = 'text' AND length(created_at) < 100 AND octet_length(created_at) = length(created_at) AND created_at NOT GLOB '*[^ -~]*', created_at, NULL)`;
 const PLAIN = /^[ -~]{0,99}$/;
 const BEHIND = `(?2 IS NULL OR ${TIME} < ?1 OR (${TIME} IS NULL AND ?1 IS NOT NULL) OR (${TIME} IS ?1 AND id > ?2))`;
 

@@ -83,6 +83,8 @@ describe("GET /v1/images, page by page", () => {
       catalogue.db.run("UPDATE image_ref SET created_at = X'80' WHERE reference = 'tie:3'");
       catalogue.db.run("UPDATE image_ref SET created_at = hex(zeroblob(100000)) WHERE reference = 'tie:4'");
       catalogue.db.run("UPDATE image_ref SET created_at = 'früher' WHERE reference = 'old:1'");
+      catalogue.db.run("UPDATE image_ref SET created_at = created_at || char(0) WHERE reference = 'new:1'");
+      catalogue.db.run("UPDATE image_ref SET created_at = char(0) || created_at WHERE reference = 'near:1'");
     }
     await using server = await Server.start(other.path);
     const whole = (await server.get("/v1/images?all=true")).json().map(nameOf);
