@@ -12,7 +12,7 @@ import { canonicalOf, notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { whileChecked } from "./soundness.ts";
-import { awaitSettled, type Obstacle, type SweepOptions, sweep } from "./sweep.ts";
+import { awaitSettled, findObstacles, type Obstacle, type SweepOptions, sweep } from "./sweep.ts";
 
 export interface RemoveOptions extends SweepOptions {
   references: string[];
@@ -57,10 +57,12 @@ export interface RemoveReport extends DiskReport {
 export async function remove(larder: Larder, options: RemoveOptions): Promise<RemoveReport> {
   const { db } = larder;
   const pins = new PinWatch(larder);
-  const obstacles = new Map<string, Obstacle>();
+  let obstacles = new Map<string, Obstacle>();
   const decide = () => decideRemoval(larder, options, pins, obstacles);
   let planned = await whileChecked(larder, () => readTransaction(db, decide));
   if (options.dryRun) {
+    obstacles = findObstacles(larder, planned.canonicals, options.grace);
+    if (obstacles.size > 0) planned = readTransaction(db, decide);
     const { targets, skipped } = filesOf(larder.cache, planned);
     return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };
   }

@@ -97,14 +97,10 @@ export async function awaitSettled(
   grace: number,
 ): Promise<Map<string, Obstacle>> {
   for (let waited = 0; ; waited += WAIT_MS) {
-    const files = canonicals().map((canonical) => ({ ...larder.cache.metadata(canonicalKey(canonical)), canonical }));
-    const obstacles = new Map<string, Obstacle>();
-    for (const file of files) {
-      const obstacle = findObstacle(larder, file, grace);
-      if (obstacle) obstacles.set(file.canonical, obstacle);
-    }
-    const others = files.filter(({ canonical }) => !obstacles.has(canonical));
-    const isAwaited = waited < COMMIT_MS && others.some((file) => isUnsettled(larder, file));
+    const asked = canonicals();
+    const obstacles = findObstacles(larder, asked, grace);
+    const others = asked.filter((canonical) => !obstacles.has(canonical));
+    const isAwaited = waited < COMMIT_MS && others.some((canonical) => isUnsettled(larder, canonical));
     const isBusy = waited < PATIENCE_MS && obstacles.values().some(({ code }) => code === "busy");
     if (!isAwaited && !isBusy) return obstacles;
     await Bun.sleep(WAIT_MS);
@@ -115,11 +111,19 @@ const WAIT_MS = 50;
 // msb puts an image on record within moments of its metadata file, and waits 5 s for the write lock at most.
 const COMMIT_MS = 10_000;
 
-type MetadataFile = CacheFile & { lock: string; canonical: string };
+/** What stands in the way at this moment, by canonical reference. */
+export function findObstacles(larder: Larder, canonicals: string[], grace: number): Map<string, Obstacle> {
+  const obstacles = new Map<string, Obstacle>();
+  for (const canonical of canonicals) {
+    const obstacle = findObstacle(larder, canonical, grace);
+    if (obstacle) obstacles.set(canonical, obstacle);
+  }
+  return obstacles;
+}
 
-function findObstacle(larder: Larder, file: MetadataFile, grace: number): Obstacle | undefined {
+function findObstacle(larder: Larder, canonical: string, grace: number): Obstacle | undefined {
   try {
-    const work = findWriter(larder, file, grace);
+    const work = findWriter(larder, canonical, grace);
     if (work === undefined) return undefined;
     return { code: "busy", message: `a pull or load of it is running ("${work}"); try again when it is done` };
   } catch (error) {
@@ -129,14 +133,15 @@ function findObstacle(larder: Larder, file: MetadataFile, grace: number): Obstac
   }
 }
 
-function findWriter({ cache, now }: Larder, { path, lock }: MetadataFile, grace: number): string | undefined {
+function findWriter({ cache, now }: Larder, canonical: string, grace: number): string | undefined {
+  const { path, lock } = cache.metadata(canonicalKey(canonical));
   if (isLocked(lock)) return lock;
   const stat = measure(path);
   return stat && now() - stat.mtimeMs < grace ? findRunningScratch(cache, now(), grace) : undefined;
 }
 
-function isUnsettled({ db, now }: Larder, { path, canonical }: MetadataFile): boolean {
-  const stat = measure(path);
+function isUnsettled({ db, cache, now }: Larder, canonical: string): boolean {
+  const stat = measure(cache.metadata(canonicalKey(canonical)).path);
   if (!stat?.isFile() || Math.abs(now() - stat.mtimeMs) >= COMMIT_MS) return false;
   // Rows have their times in milliseconds.
   return Math.floor(stat.mtimeMs) > lastRecorded(db, canonical);

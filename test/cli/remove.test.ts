@@ -483,9 +483,13 @@ describe("larder remove", () => {
     using store = await makeShelf();
     {
       await using _ = await holdLock(join(store.cache, at.metadataLock(TWO)));
-      const { code, stdout, stderr } = await larder(store.path, "rm", TWO, ONE, "gone:1", "--format", "json");
+      const args = ["rm", TWO, ONE, "gone:1"];
+      const plan = await larderJson(store.path, [...args, "--dry-run"], 75);
+      const { code, stdout, stderr } = await larder(store.path, ...args, "--format", "json");
       expect(code).toBe(75);
       const report = JSON.parse(stdout);
+      expect(plan.refused).toEqual(report.refused);
+      expect(plan.removed).toEqual(report.removed);
       expect(report.removed).toEqual([{ reference: ONE, digest: digestOf("one") }]);
       expect(report.refused).toMatchObject([
         { reference: TWO, code: "busy" },
