@@ -1,5 +1,6 @@
 import type { Database } from "bun:sqlite";
 import { LarderError } from "../error.ts";
+import { layersWithoutDigest } from "./layers.ts";
 
 // What is named and what is pinned: each row is compared with its indexes.
 const COMPARED = ["image_ref", "manifest", "sandbox", "sandbox_rootfs", "snapshot_index"];
@@ -47,14 +48,15 @@ export function refuseLostLayers(db: Database, path: string, leaving: number[] =
 }
 
 /**
- * The digest of an image that lacks the row of a layer, or has fewer layers on record than it counts; undefined where
- * there is none. That layer's file would look like nobody's. `leaving` are the row ids of manifests that go, and so need
- * nothing any more.
+ * The digest of an image that lacks the row of a layer, has fewer layers on record than it counts, or one whose diff ID
+ * is no digest; undefined where there is none. That layer's file would look like nobody's. `leaving` are the row ids of
+ * manifests that go, and so need nothing any more.
  */
 export function findLostLayer(db: Database, leaving: number[] = []): string | undefined {
   const lost = db
-    .query<{ digest: unknown }, [string]>(
-      `WITH leaving (id) AS MATERIALIZED (SELECT value FROM json_each(?))
+    .query<{ digest: unknown }, [string, string]>(
+      `WITH leaving (id) AS MATERIALIZED (SELECT value FROM json_each(?1)),
+       unreadable (id) AS MATERIALIZED (SELECT value FROM json_each(?2))
        SELECT m.digest AS digest
        FROM manifest AS m
        WHERE m.id NOT IN (SELECT id FROM leaving)
@@ -63,10 +65,10 @@ export function findLostLayer(db: Database, leaving: number[] = []): string | un
        SELECT m.digest
        FROM manifest_layer AS j
        JOIN manifest AS m ON m.id = j.manifest_id
-       WHERE j.layer_id NOT IN (SELECT id FROM layer)
+       WHERE (j.layer_id NOT IN (SELECT id FROM layer) OR j.layer_id IN (SELECT id FROM unreadable))
          AND m.id NOT IN (SELECT id FROM leaving)
        LIMIT 1`,
     )
-    .get(JSON.stringify(leaving));
+    .get(JSON.stringify(leaving), JSON.stringify(layersWithoutDigest(db)));
   return lost === null ? undefined : String(lost.digest);
 }

@@ -1,4 +1,5 @@
 import type { Database } from "bun:sqlite";
+import { isDigest } from "../oci/digest.ts";
 import type { LayerMetadata } from "../oci/metadata.ts";
 import { type Row, RowReader } from "./row.ts";
 import { type Timestamp, writeTimestamp } from "./timestamp.ts";
@@ -216,6 +217,23 @@ export function listDiffIds(db: Database): string[] {
     .query<{ diff_id: unknown }, []>("SELECT diff_id FROM layer NOT INDEXED")
     .all()
     .map(({ diff_id }) => String(diff_id));
+}
+
+/**
+ * The row ids of the layers whose diff ID is no digest, so that nothing tells which file they stand for. SQLite passes over
+ * what is plainly SHA-256: to bring every diff ID here would take three times as long.
+ */
+export function layersWithoutDigest(db: Database): number[] {
+  return db
+    .query<{ id: bigint; diff_id: unknown }, []>(
+      `SELECT id, diff_id
+       FROM layer NOT INDEXED
+       WHERE octet_length(diff_id) <> 71
+          OR diff_id IS NOT 'sha256:' || lower(hex(unhex(substr(diff_id, 8))))`,
+    )
+    .all()
+    .filter(({ diff_id }) => !isDigest(diff_id))
+    .map(({ id }) => Number(id));
 }
 
 /** What is on record of every layer's artifact size, in bytes; null where nothing is. */

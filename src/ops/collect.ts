@@ -113,8 +113,9 @@ export async function planForDeletion(
   selection?: Selection,
 ): Promise<CollectionPlan> {
   let plan = await whileChecked(larder, () => {
-    refuseLostLayers(larder.db, larder.home.database);
-    return planCollection(larder, pins, options, selection);
+    const plan = planCollection(larder, pins, options, selection);
+    refuseLostLayers(larder.db, larder.home.database, untaggedOf(plan));
+    return plan;
   });
   for (let look = 0; plan.unaccounted !== null && look < 3; look++) {
     await Bun.sleep(100);
@@ -122,6 +123,11 @@ export async function planForDeletion(
     plan = planCollection(larder, pins, options, { evicted, spare });
   }
   return plan;
+}
+
+/** Row ids of the manifests that go for want of a name, and need no layer any more. One that is evicted may yet stay. */
+export function untaggedOf({ leaving }: CollectionPlan): number[] {
+  return leaving.filter(({ drop }) => drop.length === 0).map(({ id }) => id);
 }
 
 function planRows(

@@ -1,3 +1,4 @@
+import type { Target } from "../cache/delete.ts";
 import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
 import { findLostLayer } from "../db/integrity.ts";
@@ -5,9 +6,9 @@ import type { Pin } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
-import { type CollectionPlan, planCollection } from "./collect.ts";
+import { planCollection, untaggedOf } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
-import { findStrays } from "./strays.ts";
+import { findStrays, type Strays } from "./strays.ts";
 import { DEFAULT_GRACE_MS } from "./sweep.ts";
 import { measureUsage, targetsIn, type Usage, type UsedFile } from "./usage.ts";
 
@@ -53,13 +54,8 @@ export function df(larder: Larder): DfReport {
   const usage = measureUsage(larder, pins);
   const strays = findStrays(larder, DEFAULT_GRACE_MS);
   const unaccounted = new Set([...strays.targets, ...strays.skipped].map(({ path }) => path));
-  const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
-  const obstacle = findObstacle(larder, pins);
-  const collection =
-    obstacle === undefined
-      ? planCollection(larder, pins, options, { evicted: [], spare: new Set(), strays, look: targetsIn(usage) })
-      : undefined;
-  const reclaimable = withoutLinked(usage.files, new Set(collection?.targets.map(({ path }) => path)));
+  const { refused, targets } = foresee(larder, pins, strays, usage);
+  const reclaimable = withoutLinked(usage.files, new Set(targets.map(({ path }) => path)));
   const byKind = Map.groupBy(usage.files, (file) => kindOf(file, unaccounted));
   const { total_bytes, free_bytes } = fileSystemOf(larder.cache.root);
   return {
@@ -67,25 +63,33 @@ export function df(larder: Larder): DfReport {
     cache: larder.cache.root,
     kinds: KINDS.map((kind) => ({ kind, ...sum(byKind.get(kind) ?? [], reclaimable) })),
     total: sum(usage.files, reclaimable),
-    refused: obstacle ?? sentenceOf(collection),
+    refused,
     attribution: attribute(usage.files),
     file_system: { total_bytes, used_bytes: total_bytes - free_bytes, free_bytes },
     images: usage.images.map((image) => toImage(image, usage)),
   };
 }
 
-// A gc refuses where there is no catalogue, and where it cannot tell what is in use, or who needs a layer.
-function findObstacle({ db, home, isMissing }: Larder, pins: PinWatch): string | undefined {
-  if (isMissing) return `there is no catalogue at "${home.database}"`;
+// What a gc would take, and why it would refuse: where there is no catalogue, and where it cannot tell what is in use, or
+// who needs a layer. An unaccounted cache it sweeps of scratch alone.
+function foresee(
+  larder: Larder,
+  pins: PinWatch,
+  strays: Strays,
+  usage: Usage,
+): Pick<DfReport, "refused"> & { targets: Target[] } {
+  const { db, home, isMissing } = larder;
+  const refuse = (refused: string) => ({ refused, targets: [] });
+  if (isMissing) return refuse(`there is no catalogue at "${home.database}"`);
   const { unreadable } = pins.read();
-  if (unreadable.length > 0) return `what is in use cannot be told: ${unreadable.join("; ")}`;
-  const digest = findLostLayer(db);
-  return digest === undefined ? undefined : `the row of a layer of ${digest} is lost`;
-}
-
-function sentenceOf(collection: CollectionPlan | undefined): string | null {
-  if (!collection || collection.unaccounted === null) return null;
-  return `the catalogue does not account for its cache: ${collection.unaccounted}`;
+  if (unreadable.length > 0) return refuse(`what is in use cannot be told: ${unreadable.join("; ")}`);
+  const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
+  const selection = { evicted: [], spare: new Set<string>(), strays, look: targetsIn(usage) };
+  const plan = planCollection(larder, pins, options, selection);
+  const digest = findLostLayer(db, untaggedOf(plan));
+  if (digest !== undefined) return refuse(`the row of a layer of ${digest} is lost`);
+  const { unaccounted, targets } = plan;
+  return { refused: unaccounted && `the catalogue does not account for its cache: ${unaccounted}`, targets };
 }
 
 // The blocks of a file with several links are free once the last of them goes.

@@ -74,6 +74,8 @@ describe("an image that lacks a row of a layer", () => {
   test.each([
     ["a junction", "DELETE FROM manifest_layer WHERE position = 0"],
     ["the layer itself", `DELETE FROM layer WHERE diff_id = '${digestOf("base")}'`],
+    ["what the layer is", `UPDATE layer SET diff_id = 'nodigest' WHERE diff_id = '${digestOf("base")}'`],
+    ["the case of its diff ID", `UPDATE layer SET diff_id = 'sha256:' || upper(substr(diff_id, 8))`],
   ])("keeps every file when %s is lost", async (_, loss) => {
     using store = await makePair();
     lose(store, loss);
@@ -86,18 +88,28 @@ describe("an image that lacks a row of a layer", () => {
     expect(store.files()).toEqual(files);
   });
 
-  test("keeps a shared layer that rm of the other image would take, and can be removed itself", async () => {
+  // As if the row of the shared layer had been lost or spoilt, and brought back by the second image alone.
+  test.each([
+    ["is lost", []],
+    ["holds no digest", ["INSERT INTO layer (id, diff_id, blob_digest) VALUES (9999, 'nodigest', 'x')"]],
+  ])("keeps a shared layer whose row %s from rm of the other image, and can be removed itself", async (_, row) => {
     using store = await makePair();
-    // As if the shared layer had been lost, and brought back by the second image alone.
-    lose(
-      store,
-      `UPDATE manifest_layer SET layer_id = 9999 WHERE position = 1
-       AND manifest_id = (SELECT id FROM manifest WHERE digest = '${digestOf("one")}')`,
-    );
+    const one = `(SELECT id FROM manifest WHERE digest = '${digestOf("one")}')`;
+    lose(store, ...row, `UPDATE manifest_layer SET layer_id = 9999 WHERE position = 1 AND manifest_id = ${one}`);
     expect((await larder(store.path, "rm", TWO)).code).toBe(5);
     expect(store.has(at.layer("shared"))).toBe(true);
     expect((await larder(store.path, "rm", ONE)).code).toBe(0);
     expect((await larder(store.path, "rm", TWO)).code).toBe(0);
+  });
+
+  test("keeps its files from gc once check --repair has rebuilt what held no digest", async () => {
+    using store = await makePair();
+    const files = store.files();
+    lose(store, `UPDATE layer SET diff_id = 'nodigest' WHERE diff_id = '${digestOf("base")}'`);
+    // The row that held none stays, and is named as what it is.
+    expect((await larder(store.path, "check", "--repair")).code).toBe(5);
+    expect((await larder(store.path, "gc")).code).toBe(0);
+    expect(store.files()).toEqual(files);
   });
 });
 

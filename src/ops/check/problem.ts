@@ -19,7 +19,10 @@ const PROBLEMS = {
     "damage",
     "msb's whole listing fails on it; remove the reference with larder rm, then pull or persist it again",
   ],
-  "digest-invalid": ["damage", "remove the reference; larder never builds a path from it"],
+  "digest-invalid": [
+    "damage",
+    "remove the reference, or by hand the row where no image has it; larder never builds a path from it",
+  ],
   "json-unreadable": ["damage", "pull the image again"],
   "column-unreadable": ["damage", "pull the image again, or remove the reference"],
   "pin-unreadable": ["damage", "nothing is deleted while it is so; mend or remove the sandbox or snapshot with msb"],
