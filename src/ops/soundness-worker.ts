@@ -1,4 +1,4 @@
-import { refuseDamagedPages } from "../db/integrity.ts";
+import { refuseDamage } from "../db/integrity.ts";
 import { openForReading } from "../db/open.ts";
 import { explainSqlite } from "../db/write.ts";
 import { asLarderError, type Failure, LarderError, toFailure } from "../error.ts";
@@ -14,7 +14,7 @@ function check(database: string): Failure | null {
     // Closed before the answer: the other thread's connection is then the last, and folds the WAL into the database.
     using db = openForReading(database);
     if (!db) throw new LarderError("failed", `the database "${database}" is gone`);
-    explainSqlite(database, () => refuseDamagedPages(db, database));
+    explainSqlite(database, () => refuseDamage(db, database));
     return null;
   } catch (error) {
     return toFailure(asLarderError(error));

@@ -1,5 +1,5 @@
 import { statSync } from "node:fs";
-import { refuseDamagedIndexes, refuseDamagedPages } from "../db/integrity.ts";
+import { refuseDamage } from "../db/integrity.ts";
 import { entry } from "../entry.ts";
 import { type Failure, fromFailure } from "../error.ts";
 import type { Larder } from "../larder.ts";
@@ -16,12 +16,11 @@ const WORKER = entry("ops/soundness-worker");
 export async function whileChecked<T>({ db, home }: Larder, work: () => T, script = WORKER): Promise<T> {
   const { database } = home;
   using thread = isWorthThread(database) ? startThread(script) : undefined;
-  const pages = thread ? checkInThread(thread.worker, database) : refuseDamagedPages(db, database);
+  const check = thread ? checkInThread(thread.worker, database) : refuseDamage(db, database);
   try {
-    refuseDamagedIndexes(db, database);
     return work();
   } finally {
-    await pages;
+    await check;
   }
 }
 
