@@ -35,23 +35,31 @@ function refuse(path: string, damage: string): never {
 /** Throws `damaged` where the rows of a layer are lost; see `findLostLayer`. */
 export function refuseLostLayers(db: Database, path: string, leaving: number[] = []): void {
   const digest = findLostLayer(db, leaving);
-  if (digest === undefined) return;
+  if (digest !== undefined) refuseFor(path, `lacks a layer of ${digest}`);
+}
+
+/** Throws `damaged` where nothing tells which file a layer is; see `findUnnamedLayer`. */
+export function refuseUnnamedLayers(db: Database, path: string, leaving: number[] = []): void {
+  const digest = findUnnamedLayer(db, leaving);
+  if (digest !== undefined) refuseFor(path, `has a layer of ${digest} by a diff ID that is no digest`);
+}
+
+function refuseFor(path: string, damage: string): never {
   throw new LarderError(
     "damaged",
-    `nothing was deleted, because the database "${path}" lacks a layer of ${digest} (\`larder check --repair\` rebuilds it, or remove that image)`,
+    `no file was deleted, because the database "${path}" ${damage} (\`larder check --repair\` rebuilds it, or remove that image)`,
   );
 }
 
 /**
- * The digest of an image that lacks the row of a layer, has fewer layers on record than it counts, or one whose diff ID
- * is no digest; undefined where there is none. That layer's file would look like nobody's. `leaving` are the row ids of
- * manifests that go, and so need nothing any more.
+ * The digest of an image that lacks the row of a layer, or has fewer layers on record than it counts; undefined where
+ * there is none. That layer's file would look like nobody's. `leaving` are the row ids of manifests that go, and so need
+ * nothing any more.
  */
 export function findLostLayer(db: Database, leaving: number[] = []): string | undefined {
   const lost = db
-    .query<{ digest: unknown }, [string, string]>(
-      `WITH leaving (id) AS MATERIALIZED (SELECT value FROM json_each(?1)),
-       unreadable (id) AS MATERIALIZED (SELECT value FROM json_each(?2))
+    .query<{ digest: unknown }, [string]>(
+      `WITH leaving (id) AS MATERIALIZED (SELECT value FROM json_each(?))
        SELECT m.digest AS digest
        FROM manifest AS m
        WHERE m.id NOT IN (SELECT id FROM leaving)
@@ -60,10 +68,27 @@ export function findLostLayer(db: Database, leaving: number[] = []): string | un
        SELECT m.digest
        FROM manifest_layer AS j
        JOIN manifest AS m ON m.id = j.manifest_id
-       WHERE (j.layer_id NOT IN (SELECT id FROM layer) OR j.layer_id IN (SELECT id FROM unreadable))
+       WHERE j.layer_id NOT IN (SELECT id FROM layer)
          AND m.id NOT IN (SELECT id FROM leaving)
        LIMIT 1`,
     )
-    .get(JSON.stringify(leaving), JSON.stringify(layersWithoutDigest(db)));
+    .get(JSON.stringify(leaving));
   return lost === null ? undefined : String(lost.digest);
+}
+
+/** The same of an image that has a layer by a diff ID that is no digest. */
+export function findUnnamedLayer(db: Database, leaving: number[] = []): string | undefined {
+  const unnamed = layersWithoutDigest(db);
+  if (unnamed.length === 0) return undefined;
+  const damaged = db
+    .query<{ digest: unknown }, [string, string]>(
+      `SELECT m.digest AS digest
+       FROM manifest_layer AS j
+       JOIN manifest AS m ON m.id = j.manifest_id
+       WHERE j.layer_id IN (SELECT value FROM json_each(?))
+         AND m.id NOT IN (SELECT value FROM json_each(?))
+       LIMIT 1`,
+    )
+    .get(JSON.stringify(unnamed), JSON.stringify(leaving));
+  return damaged === null ? undefined : String(damaged.digest);
 }

@@ -2,7 +2,7 @@ import type { Database } from "bun:sqlite";
 import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
 import { deleteReferences } from "../db/images.ts";
-import { refuseLostLayers } from "../db/integrity.ts";
+import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
 import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
@@ -46,7 +46,9 @@ export interface CollectionPlan {
   leaving: Leaving[];
   /** Rows of layers that nothing needs once those have gone. */
   layerRows: DoomedLayer[];
-  /** Digests of the manifests that go: those of `leaving` that keep no name. */
+  /** Row ids of the manifests that go: those of `leaving` that keep no name. */
+  going: number[];
+  /** Their digests. */
   manifests: string[];
   /** Diff IDs of those layers. */
   layers: string[];
@@ -99,7 +101,7 @@ export function planCollection(
     (options.sweepUnrecorded ? null : (findUnrecorded(larder, options.grace) ?? null));
   return unaccounted === null
     ? plan
-    : { ...plan, leaving: [], layerRows: [], manifests: [], layers: [], targets: scratch, unaccounted };
+    : { ...plan, leaving: [], going: [], layerRows: [], manifests: [], layers: [], targets: scratch, unaccounted };
 }
 
 /**
@@ -113,8 +115,9 @@ export async function planForDeletion(
   selection?: Selection,
 ): Promise<CollectionPlan> {
   let plan = await whileChecked(larder, () => {
+    refuseLostLayers(larder.db, larder.home.database);
     const plan = planCollection(larder, pins, options, selection);
-    refuseLostLayers(larder.db, larder.home.database, untaggedOf(plan));
+    refuseUnnamedLayers(larder.db, larder.home.database, plan.going);
     return plan;
   });
   for (let look = 0; plan.unaccounted !== null && look < 3; look++) {
@@ -123,11 +126,6 @@ export async function planForDeletion(
     plan = planCollection(larder, pins, options, { evicted, spare });
   }
   return plan;
-}
-
-/** Row ids of the manifests that go for want of a name, and need no layer any more. One that is evicted may yet stay. */
-export function untaggedOf({ leaving }: CollectionPlan): number[] {
-  return leaving.filter(({ drop }) => drop.length === 0).map(({ id }) => id);
 }
 
 function planRows(
@@ -147,13 +145,12 @@ function planRows(
   );
   const dropped = leaving.flatMap(({ drop }) => drop);
   const gone = withoutNames(larder, leaving, dropped);
-  const layers = unneededLayers(
-    db,
-    gone.map(({ id }) => id),
-  );
+  const going = gone.map(({ id }) => id);
+  const layers = unneededLayers(db, going);
   const layerRows = layers.filter(({ diffId }) => isDigest(diffId));
   return {
     leaving,
+    going,
     layerRows,
     layers: layerRows.map(({ diffId }) => diffId),
     manifests: gone.map(({ digest }) => digest),
@@ -182,7 +179,7 @@ function withoutNames({ db }: Larder, leaving: Leaving[], dropped: { id: number 
 
 /**
  * Applies a plan to the catalogue, in short transactions. Each asks again: an image that has got a pin or a new use
- * since stays, and is reported.
+ * since stays, and is reported. Throws `damaged` where such a one has a layer that nothing names.
  */
 export async function collectRows(
   larder: Larder,
@@ -219,6 +216,8 @@ export async function collectRows(
     if (!hasCollected(rows)) throw failure;
     rows.failure ??= failure;
   }
+  // An image that stays although it was to go needs its layers, which the plan did not count on.
+  if (rows.spared.length > 0) refuseUnnamedLayers(db, larder.home.database);
   return rows;
 }
 

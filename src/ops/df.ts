@@ -1,12 +1,12 @@
 import type { Target } from "../cache/delete.ts";
 import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
-import { findLostLayer } from "../db/integrity.ts";
+import { findLostLayer, findUnnamedLayer } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
-import { planCollection, untaggedOf } from "./collect.ts";
+import { planCollection } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import { findStrays, type Strays } from "./strays.ts";
 import { DEFAULT_GRACE_MS } from "./sweep.ts";
@@ -83,11 +83,13 @@ function foresee(
   if (isMissing) return refuse(`there is no catalogue at "${home.database}"`);
   const { unreadable } = pins.read();
   if (unreadable.length > 0) return refuse(`what is in use cannot be told: ${unreadable.join("; ")}`);
+  const lost = findLostLayer(db);
+  if (lost !== undefined) return refuse(`the row of a layer of ${lost} is lost`);
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
   const selection = { evicted: [], spare: new Set<string>(), strays, look: targetsIn(usage) };
   const plan = planCollection(larder, pins, options, selection);
-  const digest = findLostLayer(db, untaggedOf(plan));
-  if (digest !== undefined) return refuse(`the row of a layer of ${digest} is lost`);
+  const unnamed = findUnnamedLayer(db, plan.going);
+  if (unnamed !== undefined) return refuse(`a layer of ${unnamed} has a diff ID that is no digest`);
   const { unaccounted, targets } = plan;
   return { refused: unaccounted && `the catalogue does not account for its cache: ${unaccounted}`, targets };
 }

@@ -1,5 +1,5 @@
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
-import { refuseLostLayers } from "../db/integrity.ts";
+import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
@@ -121,7 +121,10 @@ function decideRemoval(
   const plan = planRemoval(asked, countNames(larder, asked), pins.read(), options, obstacles);
   const layers = plan.collect.length === 0 ? [] : layersOnlyOf(db, ids(plan.collect));
   // A layer that only the images to go have a row of may be one that another has lost the row of.
-  if (layers.length > 0) refuseLostLayers(db, larder.home.database, ids(plan.collect));
+  if (layers.length > 0) {
+    refuseLostLayers(db, larder.home.database, ids(plan.collect));
+    refuseUnnamedLayers(db, larder.home.database, ids(plan.collect));
+  }
   const sound = layers.filter(({ diffId }) => isDigest(diffId));
   return {
     version: dataVersion(db),

@@ -74,8 +74,6 @@ describe("an image that lacks a row of a layer", () => {
   test.each([
     ["a junction", "DELETE FROM manifest_layer WHERE position = 0"],
     ["the layer itself", `DELETE FROM layer WHERE diff_id = '${digestOf("base")}'`],
-    ["what the layer is", `UPDATE layer SET diff_id = 'nodigest' WHERE diff_id = '${digestOf("base")}'`],
-    ["the case of its diff ID", `UPDATE layer SET diff_id = 'sha256:' || upper(substr(diff_id, 8))`],
   ])("keeps every file when %s is lost", async (_, loss) => {
     using store = await makePair();
     lose(store, loss);
@@ -101,15 +99,51 @@ describe("an image that lacks a row of a layer", () => {
     expect((await larder(store.path, "rm", ONE)).code).toBe(0);
     expect((await larder(store.path, "rm", TWO)).code).toBe(0);
   });
+});
 
-  test("keeps its files from gc once check --repair has rebuilt what held no digest", async () => {
+describe("an image that has a layer by a diff ID that is no digest", () => {
+  const spoil = (id: string) => `UPDATE layer SET diff_id = ${id} WHERE diff_id = '${digestOf("base")}'`;
+
+  test.each([
+    ["another text", "'nodigest'"],
+    ["upper case", "'sha256:' || upper(substr(diff_id, 8))"],
+    ["a digit less", "substr(diff_id, 1, 70)"],
+    ["a NUL behind it", "diff_id || char(0)"],
+    ["a NUL for its last digit", "substr(diff_id, 1, 70) || char(0)"],
+    ["another algorithm", "'sha512:' || substr(diff_id, 8)"],
+    ["the same as a blob", "CAST(diff_id AS BLOB)"],
+  ])("keeps every file where it is %s, until check --repair has rebuilt its row", async (_, id) => {
     using store = await makePair();
     const files = store.files();
-    lose(store, `UPDATE layer SET diff_id = 'nodigest' WHERE diff_id = '${digestOf("base")}'`);
+    lose(store, spoil(id));
+    expect((await larderJson(store.path, ["df"])).refused).toContain("no digest");
+    for (const args of [["gc"], ["gc", "--dry-run"], ["prune", "--keep-last", "1", "--keep", ONE]]) {
+      const { code, stderr } = await larder(store.path, ...args);
+      expect([args, code]).toEqual([args, 5]);
+      expect(stderr).toContain(`has a layer of ${digestOf("one")} by a diff ID that is no digest`);
+    }
+    expect(store.files()).toEqual(files);
     // The row that held none stays, and is named as what it is.
     expect((await larder(store.path, "check", "--repair")).code).toBe(5);
     expect((await larder(store.path, "gc")).code).toBe(0);
     expect(store.files()).toEqual(files);
+  });
+
+  test("can be evicted and removed itself", async () => {
+    using store = await makePair();
+    lose(store, spoil("'nodigest'"));
+    const { unsafe, references } = await larderJson(store.path, [
+      "prune",
+      "--unused",
+      "--min-age",
+      "0s",
+      "--keep",
+      TWO,
+    ]);
+    expect(references).toEqual([ONE]);
+    expect(unsafe).toEqual(['layer "nodigest"']);
+    expect((await larder(store.path, "gc")).code).toBe(0);
+    expect(store.files()).toEqual(store.filesOf("two"));
   });
 });
 

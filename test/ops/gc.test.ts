@@ -65,6 +65,19 @@ describe("gc", () => {
     expect(store.unsound()).toEqual([]);
   });
 
+  test("keeps the files of an image that it spares, although the row of a layer holds no digest", async () => {
+    using store = await makeUntagged();
+    using larder = store.open();
+    store.sql("UPDATE layer SET diff_id = 'nodigest' WHERE diff_id = ?", digestOf("own"));
+    const attempt = gc(
+      larder,
+      meanwhile(() => store.sandbox("web", "{}", "lost")),
+    );
+    const error = await attempt.catch((error: unknown) => error);
+    expect(error).toMatchObject({ code: "damaged", message: expect.stringContaining(digestOf("lost")) });
+    expect(store.has(at.layer("own"))).toBe(true);
+  });
+
   test("spares an orphan layer that an image got since the plan", async () => {
     using store = await makeUntagged();
     using larder = store.open();

@@ -5,7 +5,7 @@ import { isTarget, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
 import type { CacheFile } from "../../cache/paths.ts";
 import { danglingManifest, findImages, repointDangling } from "../../db/images.ts";
-import { refuseLostLayers } from "../../db/integrity.ts";
+import { refuseLostLayers, refuseUnnamedLayers } from "../../db/integrity.ts";
 import { setErofsSize } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import { asCatalogueError, writeTransaction } from "../../db/write.ts";
@@ -175,6 +175,7 @@ async function sweepStrays(
   const refusal = attempt(larder, () => {
     const pins = new PinWatch(larder).readAll();
     refuseLostLayers(larder.db, larder.home.database);
+    refuseUnnamedLayers(larder.db, larder.home.database);
     const needed = findPinnedUnrecorded(larder, pins);
     if (needed) throw new LarderError("in_use", needed);
   });
