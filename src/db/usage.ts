@@ -1,4 +1,5 @@
 import type { Database } from "bun:sqlite";
+import type { DoomedLayer } from "./layers.ts";
 import { parseTimestamp } from "./timestamp.ts";
 
 /** A manifest with its names and layers, for accounting. Times are milliseconds since 1970, null where unknown. */
@@ -17,14 +18,23 @@ export interface ManifestUsage {
 }
 
 export interface LayerUsage {
+  id: number;
   diffId: string;
   lastUsedAt: number | null;
   /** How many manifests have it. */
   manifests: number;
+  /** Whether a row of `manifest_layer` names it, were it one without a manifest. */
+  isHeld: boolean;
 }
 
-/** Every manifest, in the order of the rows, and the diff IDs of the layers that no row of `manifest_layer` names. */
-export function listUsage(db: Database): { manifests: ManifestUsage[]; orphans: string[] } {
+/** Who has what, in the order of the rows, as the tables say, whatever their indexes say. */
+export interface CatalogueUsage {
+  manifests: ManifestUsage[];
+  layers: LayerUsage[];
+}
+
+/** Reads all of it. */
+export function listUsage(db: Database): CatalogueUsage {
   const manifests = new Map<number, ManifestUsage>();
   for (const { id, digest, created_at } of manifestRows(db)) {
     manifests.set(Number(id), {
@@ -46,19 +56,37 @@ export function listUsage(db: Database): { manifests: ManifestUsage[]; orphans: 
   }
   const layers = new Map<number, LayerUsage>();
   for (const { id, diff_id, last_used_at } of layerRows(db))
-    layers.set(Number(id), { diffId: String(diff_id), lastUsedAt: toMs(last_used_at), manifests: 0 });
-  const held = new Set<number>();
+    layers.set(Number(id), {
+      id: Number(id),
+      diffId: String(diff_id),
+      lastUsedAt: toMs(last_used_at),
+      manifests: 0,
+      isHeld: false,
+    });
   for (const { manifest_id, layer_id } of junctionRows(db)) {
-    held.add(Number(layer_id));
     const layer = layers.get(Number(layer_id));
+    if (layer) layer.isHeld = true;
     const manifest = manifests.get(Number(manifest_id));
     // One manifest may hold the same layer twice.
     if (!layer || !manifest || manifest.layers.includes(layer)) continue;
     layer.manifests++;
     manifest.layers.push(layer);
   }
-  const orphans = [...layers].filter(([id]) => !held.has(id)).map(([, { diffId }]) => diffId);
-  return { manifests: [...manifests.values()], orphans };
+  return { manifests: [...manifests.values()], layers: [...layers.values()] };
+}
+
+/** What `unneededLayers` says, of a catalogue that was read before. */
+export function unneededOf({ manifests, layers }: CatalogueUsage, leavingManifestIds: number[]): DoomedLayer[] {
+  const leaving = new Set(leavingManifestIds);
+  const [going, staying] = [
+    manifests.filter(({ id }) => leaving.has(id)),
+    manifests.filter(({ id }) => !leaving.has(id)),
+  ];
+  const needed = new Set(layers.filter(({ isHeld }) => isHeld));
+  for (const manifest of going) for (const layer of manifest.layers) needed.delete(layer);
+  for (const manifest of staying) for (const layer of manifest.layers) needed.add(layer);
+  const twins = new Set(Array.from(needed, ({ diffId }) => diffId));
+  return layers.filter((layer) => !needed.has(layer) && !twins.has(layer.diffId));
 }
 
 function toMs(text: unknown): number | null {
@@ -85,7 +113,9 @@ function nameRows(db: Database) {
 
 function layerRows(db: Database) {
   return db
-    .query<{ id: bigint; diff_id: unknown; last_used_at: unknown }, []>("SELECT id, diff_id, last_used_at FROM layer")
+    .query<{ id: bigint; diff_id: unknown; last_used_at: unknown }, []>(
+      "SELECT id, diff_id, last_used_at FROM layer NOT INDEXED",
+    )
     .iterate();
 }
 

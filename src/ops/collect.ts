@@ -39,6 +39,8 @@ export interface Selection {
   strays?: Strays;
   /** The cache's files, where they are measured already. */
   look?: Measure;
+  /** `unneededLayers`, where all that it reads is read already. */
+  unneeded?: (going: number[]) => DoomedLayer[];
 }
 
 /** What a collection is going to do. */
@@ -82,9 +84,10 @@ export function planCollection(
   larder: Larder,
   pins: PinWatch,
   options: CollectOptions,
-  { evicted, spare, strays, look }: Selection = { evicted: [], spare: new Set() },
+  selection: Selection = { evicted: [], spare: new Set() },
 ): CollectionPlan {
-  const rows = readTransaction(larder.db, () => planRows(larder, pins, options, evicted, spare));
+  const { strays, look } = selection;
+  const rows = readTransaction(larder.db, () => planRows(larder, pins, options, selection));
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
   const own = filesOf(larder.cache, rows, strayRefs, look);
@@ -132,8 +135,7 @@ function planRows(
   larder: Larder,
   pins: PinWatch,
   { layersOnly }: CollectOptions,
-  evicted: Leaving[],
-  spare: ReadonlySet<string>,
+  { evicted, spare, unneeded }: Selection,
 ) {
   const { db } = larder;
   const { byDigest } = pins.readAll();
@@ -146,7 +148,7 @@ function planRows(
   const dropped = leaving.flatMap(({ drop }) => drop);
   const gone = withoutNames(larder, leaving, dropped);
   const going = gone.map(({ id }) => id);
-  const layers = unneededLayers(db, going);
+  const layers = unneeded?.(going) ?? unneededLayers(db, going);
   const layerRows = layers.filter(({ diffId }) => isDigest(diffId));
   return {
     leaving,

@@ -3,6 +3,7 @@ import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
+import { unneededOf } from "../db/usage.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { mayBeLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
@@ -86,6 +87,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
     spare,
     strays,
     look: targetsIn(usage),
+    unneeded: (going) => unneededOf(usage.catalogue, going),
   });
   collection.unsafe.unshift(...namedUnsafe(usage));
   if (options.dryRun) {
@@ -114,7 +116,7 @@ const CHANGED = "it was changed since the plan was made";
 
 function readState(
   larder: Larder,
-  { files, images, orphans }: Usage,
+  { files, images, catalogue }: Usage,
   used: UsedImage[],
   strays: Strays,
   now: number,
@@ -123,7 +125,8 @@ function readState(
   const { cache } = larder;
   const isWorking = findRunningWork(cache, now, grace) !== undefined;
   const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
-  const orphaned = orphans.filter(isDigest).map((diffId) => cache.layer(diffId).path);
+  const orphans = catalogue.layers.filter(({ isHeld }) => !isHeld);
+  const orphaned = orphans.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
   const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
   const unsettled = findUnsettled(used, files, now, grace);
   const { units, bytes } = unitsOf(files);

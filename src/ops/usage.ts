@@ -4,7 +4,7 @@ import { readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, Kind } from "../cache/paths.ts";
 import { scanEverything } from "../cache/scan.ts";
 import type { Pin } from "../db/pins.ts";
-import { listUsage, type ManifestUsage } from "../db/usage.ts";
+import { type CatalogueUsage, listUsage, type ManifestUsage } from "../db/usage.ts";
 import { readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
@@ -42,8 +42,7 @@ export interface UsedImage {
 export interface Usage {
   files: UsedFile[];
   images: UsedImage[];
-  /** Diff IDs of the layers that no image has. */
-  orphans: string[];
+  catalogue: CatalogueUsage;
 }
 
 /** What of the cache's files is to go, as they were measured for the account: none is measured twice. */
@@ -60,13 +59,13 @@ export function targetsIn({ files }: Usage): Measure {
 
 /** Measures every one of `entries`, those of the cache, once, and finds out which images need it. */
 export function measureUsage(larder: Larder, pins: PinWatch, entries = scanEverything(larder.cache)): Usage {
-  const { manifests, orphans, byDigest } = readTransaction(larder.db, () => ({
-    ...listUsage(larder.db),
+  const { catalogue, byDigest } = readTransaction(larder.db, () => ({
+    catalogue: listUsage(larder.db),
     byDigest: pins.read().byDigest,
   }));
   const files: UsedFile[] = [];
   const index = indexFiles(entries, files);
-  const images = manifests.map((manifest): UsedImage => {
+  const images = catalogue.manifests.map((manifest): UsedImage => {
     const canonicals = manifest.names.map(({ reference }) => canonicalOrNull(reference));
     const keys = new Set(canonicals.flatMap((canonical) => (canonical === null ? [] : canonicalKey(canonical))));
     const needed = new Set([
@@ -83,7 +82,7 @@ export function measureUsage(larder: Larder, pins: PinWatch, entries = scanEvery
       files: [...needed],
     };
   });
-  return { files, images, orphans };
+  return { files, images, catalogue };
 }
 
 // msb refreshes a layer for every image that has it, so it tells about this image only where no other has it. One use
