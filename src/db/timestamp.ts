@@ -21,6 +21,11 @@ export function parseTimestamp(text: string): Timestamp | undefined {
   return lastParsed;
 }
 
+/** The same in milliseconds alone, which takes a half of the time. */
+export function parseTimestampMs(text: string): number | undefined {
+  return OWN.test(text) ? readOwn(text) : parseAny(text)?.ms;
+}
+
 let lastText: string | undefined;
 let lastParsed: Timestamp | undefined;
 
@@ -28,12 +33,16 @@ let lastParsed: Timestamp | undefined;
 const OWN = /^[1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8]) (?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{9})?$/;
 
 // By the places of its digits: a half of the time that the general form takes, and a list reads two a row.
-function parseOwn(text: string): Timestamp | undefined {
-  if (!OWN.test(text)) return undefined;
+function readOwn(text: string): number {
   const two = (at: number) => text.charCodeAt(at) * 10 + text.charCodeAt(at + 1) - 11 * 48;
   const seconds = Date.UTC(100 * two(0) + two(2), two(5) - 1, two(8), two(11), two(14), two(17));
+  return seconds + Number(text.slice(20)) / 1e6;
+}
+
+function parseOwn(text: string): Timestamp | undefined {
+  if (!OWN.test(text)) return undefined;
   return {
-    ms: seconds + Number(text.slice(20)) / 1e6,
+    ms: readOwn(text),
     rfc3339: `${text.slice(0, 10)}T${text.slice(11, 19)}${fraction(text.slice(20))}+00:00`,
   };
 }

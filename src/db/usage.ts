@@ -1,6 +1,6 @@
 import type { Database } from "bun:sqlite";
 import type { DoomedLayer } from "./layers.ts";
-import { parseTimestamp } from "./timestamp.ts";
+import { parseTimestampMs } from "./timestamp.ts";
 
 /** A manifest with its names and layers, for accounting. Times are milliseconds since 1970, null where unknown. */
 export interface ManifestUsage {
@@ -90,7 +90,7 @@ export function unneededOf({ manifests, layers }: CatalogueUsage, leavingManifes
 }
 
 function toMs(text: unknown): number | null {
-  return typeof text === "string" ? (parseTimestamp(text)?.ms ?? null) : null;
+  return typeof text === "string" ? (parseTimestampMs(text) ?? null) : null;
 }
 
 function manifestRows(db: Database) {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { parseTimestamp, toRfc3339, writeTimestamp } from "../../src/db/timestamp.ts";
+import { parseTimestamp, parseTimestampMs, toRfc3339, writeTimestamp } from "../../src/db/timestamp.ts";
 
 // 2026-03-05 07:08:09 UTC, in seconds since 1970.
 const SECONDS = 1_772_694_489;
@@ -36,6 +36,7 @@ describe("parseTimestamp", () => {
     [`${DAY} 23:59:59.999`, "23:59:59.999"],
   ])("reads %s", (text, clock) => {
     expect(parseTimestamp(text)?.rfc3339).toBe(`${DAY}T${clock}+00:00`);
+    expect(parseTimestampMs(text)).toBe(parseTimestamp(text)!.ms);
   });
 
   // Lengths and separators are those of msb's own form, which is read by a shorter way.
@@ -57,6 +58,7 @@ describe("parseTimestamp", () => {
     ["0999-03-05 07:08:09.000000000", "0999-03-05T07:08:09+00:00"],
   ])("reads %s as strictly as any other form", (text, expected) => {
     expect(parseTimestamp(text)?.rfc3339).toBe(expected as string);
+    expect(parseTimestampMs(text)).toBe(parseTimestamp(text)?.ms as number);
     // The same text twice in a row, and again after another.
     expect(parseTimestamp(text)?.rfc3339).toBe(expected as string);
     expect(parseTimestamp(`${DAY} 07:08:09.123456789`)?.ms).toBe(SECONDS * 1000 + 123.456789);
