@@ -64,9 +64,9 @@ export function listUsage(db: Database): CatalogueUsage {
       isHeld: false,
     });
   for (const { manifest_id, layer_id } of junctionRows(db)) {
-    const layer = layers.get(Number(layer_id));
+    const layer = layers.get(layer_id);
     if (layer) layer.isHeld = true;
-    const manifest = manifests.get(Number(manifest_id));
+    const manifest = manifests.get(manifest_id);
     // One manifest may hold the same layer twice.
     if (!layer || !manifest || manifest.layers.includes(layer)) continue;
     layer.manifests++;
@@ -113,16 +113,19 @@ function nameRows(db: Database) {
 
 function layerRows(db: Database) {
   return db
-    .query<{ id: bigint; diff_id: unknown; last_used_at: unknown }, []>(
+    .query<{ id: number; diff_id: unknown; last_used_at: unknown }, []>(
       "SELECT id, diff_id, last_used_at FROM layer NOT INDEXED",
     )
+    .safeIntegers(false)
     .iterate();
 }
 
+// The most rows by far, and nothing but numbers: with a BigInt for each a prune takes a tenth more memory.
 function junctionRows(db: Database) {
   return db
-    .query<{ manifest_id: bigint; layer_id: bigint }, []>(
+    .query<{ manifest_id: number; layer_id: number }, []>(
       "SELECT manifest_id, layer_id FROM manifest_layer NOT INDEXED",
     )
-    .iterate();
+    .safeIntegers(false)
+    .all();
 }
