@@ -698,6 +698,13 @@ describe("check", () => {
     expect((await look(home)).map(({ subject }) => subject)).toEqual([`layer ${SHARED}`]);
   });
 
+  test("names the image of a layer that has no diff ID to be named by", async () => {
+    using home = sound.copy();
+    home.sql(`UPDATE layer SET diff_id = CAST(diff_id AS BLOB) WHERE diff_id = '${OWN}'`);
+    const unreadable = (await look(home)).filter(({ code }) => code === "column-unreadable");
+    expect(unreadable.map(({ subject }) => subject)).toEqual(["one:1, layer 1"]);
+  });
+
   test("takes the metadata of whichever name of an image still has it", async () => {
     using home = sound.copy();
     // Newer, so that it comes first.

@@ -158,7 +158,7 @@ function* checkLayers(
     yield report("layers-missing", "the layers on record are not those that its metadata names");
   }
   for (const layer of layers) {
-    const name = `layer ${layer.diffId ?? layer.position}`;
+    const name = layer.diffId === null ? `${subject}, layer ${layer.position}` : `layer ${layer.diffId}`;
     for (const what of layer.damage) if (!isTime(what)) yield problem("column-unreadable", name, what);
     if (layer.diffId !== null && !isDigest(layer.diffId))
       yield problem(
