@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { EXECUTABLE } from "../build.ts";
@@ -51,6 +51,19 @@ export async function runUntilFree(...[args, options]: Parameters<typeof run>): 
 export function processStatus(pid: number, field: string): string | undefined {
   const path = `/proc/${pid}/status`;
   return existsSync(path) ? new RegExp(`^${field}:\\s+(.*)$`, "m").exec(readFileSync(path, "utf8"))?.[1] : undefined;
+}
+
+/** What of a folder this process has open, by name; ` (deleted)` stands behind what has no name any more. */
+export function openIn(folder: string): string[] {
+  return readdirSync("/proc/self/fd").flatMap((fd) => {
+    try {
+      const path = readlinkSync(`/proc/self/fd/${fd}`);
+      return path.startsWith(`${folder}/`) ? path.slice(folder.length + 1) : [];
+    } catch {
+      // The descriptor by which the list itself was read.
+      return [];
+    }
+  });
 }
 
 /** Runs larder on a home. */

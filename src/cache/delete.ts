@@ -1,6 +1,7 @@
-import { rmSync, type Stats, unlinkSync } from "node:fs";
+import { rmSync, type Stats } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
+import { type HeldFile, Unlinker } from "../host/unlink.ts";
 import { allocatedBytes, type Link, linkOf, measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
 import { findRunningScratch, findRunningWork } from "./work.ts";
@@ -96,6 +97,7 @@ export function isTarget(made: Target | Skipped): made is Target {
  */
 export async function deleteGuarded(targets: Target[], guard: Guard): Promise<DeleteReport> {
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
+  const unlinker = new Unlinker();
   let patience = PATIENCE_MS;
   let work: RunningWork | undefined;
   for (let next = 0, late = 0; next < targets.length && !mayStop(targets[next]!, guard); ) {
@@ -115,7 +117,7 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
         if (performance.now() - asked > FRESH_MS || !seen!.isFresh()) seen = undefined;
         // Where others write all the time the lock is never had soon: better one long transaction than none.
         if (!seen && ++late >= 3) seen = new RunningWork(guard);
-        if (seen) next = deleteBatch(targets, next, seen, guard, report);
+        if (seen) next = deleteBatch(targets, next, seen, guard, unlinker, report);
       });
     } catch (error) {
       // What was done is done, and what is left of the files is for the next gc: no failure of what was asked.
@@ -128,7 +130,9 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
     work = seen;
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
+    await unlinker.room();
   }
+  await unlinker.settled();
   return report;
 }
 
@@ -138,18 +142,27 @@ function mayStop({ kind }: Target, { stopped, isFirstStep }: Guard): boolean {
   return stopped?.() === true && (isFirstStep === true || kind !== "metadata");
 }
 
-function deleteBatch(targets: Target[], first: number, work: RunningWork, guard: Guard, report: DeleteReport): number {
+function deleteBatch(
+  targets: Target[],
+  first: number,
+  work: RunningWork,
+  guard: Guard,
+  unlinker: Unlinker,
+  report: DeleteReport,
+): number {
   const deadline = performance.now() + BATCH_MS;
   const isOfMetadata = targets[first]!.kind === "metadata";
   let next = first;
-  for (; next < targets.length && (next === first || performance.now() < deadline); next++) {
+  const isOver = () => next > first && (unlinker.isFull || performance.now() >= deadline);
+  for (; next < targets.length && !isOver(); next++) {
     const file = targets[next]!;
     const { kind, path } = file;
     // Metadata files have batches of their own: their folder is then read anew before the one that asks what is young.
     if ((kind === "metadata") !== isOfMetadata) break;
     try {
       const obstacle = work.obstacleOf(file);
-      const done = obstacle === undefined ? deleteOne(file, guard) : `a pull or load is running ("${obstacle}")`;
+      const done =
+        obstacle === undefined ? deleteOne(file, guard, unlinker) : `a pull or load is running ("${obstacle}")`;
       if (typeof done === "number") report.deleted.push({ kind, path, bytes: done });
       else report.skipped.push({ kind, path, reason: done });
     } catch (error) {
@@ -204,17 +217,18 @@ class RunningWork {
 }
 
 // The bytes that this freed, or the reason why the file stays.
-function deleteOne(file: Target, guard: Guard): number | string {
+function deleteOne(file: Target, guard: Guard, unlinker: Unlinker): number | string {
   const reason = guard.wanted(file);
   if (reason !== undefined) return reason;
   using lock = file.lock === undefined ? NO_LOCK : FileLock.take(file.lock);
   if (!lock) return `its lock is held ("${file.lock}")`;
-  const now = measure(file.path);
+  using held = unlinker.hold(file.path);
   // Somebody else has deleted it meanwhile: done, but the bytes are not larder's.
-  if (!now) return 0;
-  if (!isSame(now, file)) return "it changed meanwhile";
-  remove(file, now);
-  return now.isDirectory() || now.nlink === 1 ? file.bytes : 0;
+  if (!held) return 0;
+  if (!isSame(held.stat, file)) return "it changed meanwhile";
+  const isFolder = held.stat.isDirectory();
+  remove(file, held, isFolder);
+  return isFolder || held.stat.nlink === 1 ? file.bytes : 0;
 }
 
 const NO_LOCK = { [Symbol.dispose]() {} };
@@ -228,11 +242,11 @@ function isSame(now: Stats, planned: Target): boolean {
   );
 }
 
-function remove(file: Target, stat: Stats): void {
+function remove({ path, folder }: Target, held: HeldFile, isFolder: boolean): void {
   try {
     // Only `tmp/` holds folders. Neither call follows a link.
-    if (file.folder && stat.isDirectory()) rmSync(file.path, { recursive: true, force: true });
-    else unlinkSync(file.path);
+    if (folder && isFolder) rmSync(path, { recursive: true, force: true });
+    else held.unlink();
   } catch (error) {
     if (!isErrno(error, "ENOENT")) throw error;
   }

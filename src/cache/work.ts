@@ -10,9 +10,10 @@ import { type CachePaths, isWorkScratch, WORK_LOCKS } from "./paths.ts";
  * have found a layer in the cache already, and holds no lock on it (interop §3). `grace` is in milliseconds.
  */
 export function findRunningWork(cache: CachePaths, now: number, grace: number): string | undefined {
+  const lists = new Map<number, string[] | undefined>();
   for (const [folder, ending] of WORK_LOCKS) {
     const parent = cache.folder(folder);
-    for (const name of namesToAsk(parent)) {
+    for (const name of namesToAsk(parent, lists)) {
       if (!name.endsWith(ending)) continue;
       const path = `${parent}/${name}`;
       if (isLocked(path)) return path;
@@ -22,10 +23,12 @@ export function findRunningWork(cache: CachePaths, now: number, grace: number): 
 }
 
 // Which files of a folder may be locked. Where there are many, to let the kernel say what is held in all takes a tenth of
-// the time of asking each.
-function namesToAsk(folder: string): string[] {
-  const isLarge = (statSync(folder, { throwIfNoEntry: false })?.size ?? 0) > LARGE;
-  return (isLarge ? namesHeldBeside(folder) : undefined) ?? namesIn(folder);
+// the time of asking each; `lists` keeps what it said, by file system.
+function namesToAsk(folder: string, lists: Map<number, string[] | undefined>): string[] {
+  const stat = statSync(folder, { throwIfNoEntry: false });
+  if (!stat || stat.size <= LARGE) return namesIn(folder);
+  if (!lists.has(stat.dev)) lists.set(stat.dev, namesHeldBeside(folder));
+  return lists.get(stat.dev) ?? namesIn(folder);
 }
 
 // Bytes of a folder with some thousand locks.

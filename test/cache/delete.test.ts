@@ -20,7 +20,7 @@ import { type CacheFile, CachePaths } from "../../src/cache/paths.ts";
 import type { Digest } from "../../src/oci/digest.ts";
 import { digest } from "../db/catalogue.ts";
 import { LockHolder } from "../host/holder.ts";
-import { TemporaryFolder } from "../larder.ts";
+import { openIn, TemporaryFolder } from "../larder.ts";
 
 const GRACE = 600_000;
 const [A, B, C] = ["a", "b", "c"].map(digest) as [Digest, Digest, Digest];
@@ -356,6 +356,24 @@ describe("deleteGuarded", () => {
     expect(log).toEqual(
       [A, B, C].flatMap((diffId) => ["begin", `asked about layers/${diffId.replace(":", "_")}.erofs`, "commit"]),
     );
+  });
+
+  test("goes on in another transaction where many wait for their blocks, and leaves no descriptor open", async () => {
+    using cache = new Cache();
+    const targets = Array.from({ length: 1200 }, (_, i) => cache.put(cache.at("tmp", `part-${i}`)));
+    const wanted = () => {
+      cache.log.push("asked");
+      return undefined;
+    };
+    const report = await deleteGuarded(targets, cache.guard({ wanted }));
+    expect(report.deleted.map(({ path }) => path)).toEqual(targets.map(({ path }) => path));
+    expect(readdirSync(cache.paths.folder("tmp"))).toEqual([]);
+    const batches = cache.log
+      .join(" ")
+      .split("begin")
+      .map((batch) => batch.split("asked").length - 1);
+    expect(Math.max(...batches)).toBeLessThanOrEqual(512);
+    expect(openIn(cache.folder.path)).toEqual([]);
   });
 
   test("stops between two transactions when asked to, and reports what it did", async () => {
