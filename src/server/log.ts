@@ -2,6 +2,8 @@ import { writeSync } from "node:fs";
 
 const FLUSH_MS = 100;
 const FLUSH_CHARACTERS = 64 * 1024;
+const TARGET_CHARACTERS = 500;
+const KEPT_QUOTES = 100;
 
 /** The request log, as text or JSON lines on standard error; lines are written together, a few times a second. */
 export class Log {
@@ -9,6 +11,7 @@ export class Log {
   private timer: Timer | undefined;
   private time = "";
   private timeMs = 0;
+  private readonly quotes = new Map<string, string>();
 
   constructor(private readonly format: "text" | "json") {}
 
@@ -20,6 +23,31 @@ export class Log {
       for (const name in fields) line += ` ${name}=${quote(fields[name]!)}`;
       this.lines += `${line}\n`;
     }
+    this.flushSoon();
+  }
+
+  /** Writes the line of a request that was answered, in milliseconds: the same as `write`, in half of the time. */
+  request(id: string, method: string, target: string, status: number, ms: number): void {
+    if (this.format === "json") {
+      this.write("request", { id, method, target: target.slice(0, TARGET_CHARACTERS), status, ms });
+      return;
+    }
+    this.lines += `${this.now()} request id=${id} method=${this.quoted(method)} target=${this.quoted(target)} status=${status} ms=${ms}\n`;
+    this.flushSoon();
+  }
+
+  // Agents ask the same few things over and over.
+  private quoted(text: string): string {
+    let quoted = this.quotes.get(text);
+    if (quoted === undefined) {
+      if (this.quotes.size >= KEPT_QUOTES) this.quotes.clear();
+      quoted = quote(text.slice(0, TARGET_CHARACTERS));
+      this.quotes.set(text, quoted);
+    }
+    return quoted;
+  }
+
+  private flushSoon(): void {
     if (this.lines.length > FLUSH_CHARACTERS) this.flush();
     else this.timer ??= setTimeout(() => this.flush(), FLUSH_MS);
   }

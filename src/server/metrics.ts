@@ -30,10 +30,16 @@ class Counter {
   }
 }
 
+/** Requests of one route: how many by method and status, and how long they took, counted by bucket and in all seconds. */
+interface RouteTally {
+  answers: Map<string, Map<number, number>>;
+  counts: number[];
+  sum: number;
+}
+
 /** Counts what this server did. Labels are routes, operations and codes, never a digest or a reference. */
 export class Metrics {
-  private readonly requests = new Map<string, { labels: Labels; value: number }>();
-  private readonly durations = new Map<string, { counts: number[]; sum: number }>();
+  private readonly routes = new Map<string, RouteTally>();
   private readonly runs = new Counter();
   private readonly evictions = new Counter();
   private readonly reclaimed = new Counter();
@@ -41,19 +47,21 @@ export class Metrics {
   private readonly successes = new Counter();
 
   countRequest(route: string, method: string, status: number, seconds: number): void {
-    const key = `${method} ${status} ${route}`;
-    const sum = this.requests.get(key);
-    if (sum) sum.value++;
-    else this.requests.set(key, { labels: { route, method, status: String(status) }, value: 1 });
-    let duration = this.durations.get(route);
-    if (!duration) {
-      duration = { counts: Array(BUCKETS.length + 1).fill(0), sum: 0 };
-      this.durations.set(route, duration);
+    let tally = this.routes.get(route);
+    if (!tally) {
+      tally = { answers: new Map(), counts: Array(BUCKETS.length + 1).fill(0), sum: 0 };
+      this.routes.set(route, tally);
     }
+    let statuses = tally.answers.get(method);
+    if (!statuses) {
+      statuses = new Map();
+      tally.answers.set(method, statuses);
+    }
+    statuses.set(status, (statuses.get(status) ?? 0) + 1);
     let bucket = 0;
     while (bucket < BUCKETS.length && seconds > BUCKETS[bucket]!) bucket++;
-    duration.counts[bucket]!++;
-    duration.sum += seconds;
+    tally.counts[bucket]!++;
+    tally.sum += seconds;
   }
 
   /** A gc, prune, check or repair that ended; `result` is `success` or an error's code. */
@@ -115,7 +123,7 @@ export class Metrics {
         name: "larder_http_requests_total",
         type: "counter",
         help: "Requests by route, method and status.",
-        samples: [...this.requests.values()],
+        samples: this.requests(),
       },
       {
         name: "larder_http_request_duration_seconds",
@@ -126,9 +134,17 @@ export class Metrics {
     ];
   }
 
+  private requests(): Sample[] {
+    return [...this.routes].flatMap(([route, { answers }]) =>
+      [...answers].flatMap(([method, statuses]) =>
+        [...statuses].map(([status, value]) => ({ labels: { route, method, status: String(status) }, value })),
+      ),
+    );
+  }
+
   // Counted a bucket each, told as Prometheus wants them: each with all that lie below it.
   private histogram(): Sample[] {
-    return [...this.durations].flatMap(([route, { counts, sum }]) => {
+    return [...this.routes].flatMap(([route, { counts, sum }]) => {
       let below = 0;
       const buckets = counts.map((count, i) => {
         below += count;

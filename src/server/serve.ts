@@ -157,7 +157,7 @@ class App {
       target,
       path,
       search: mark < 0 ? "" : target.slice(mark + 1),
-      route: findRoute(method, path),
+      route: BY_PATH.get(path)?.get(method),
       id: `${this.nonce}-${++this.lastId}`,
       started: performance.now(),
     };
@@ -210,7 +210,7 @@ class App {
     const ms = performance.now() - started;
     const { status } = response;
     this.services.metrics.countRequest(route?.path ?? "none", method, status, ms / 1000);
-    this.log.write("request", { id, method, target: target.slice(0, 500), status, ms: Math.round(ms * 100) / 100 });
+    this.log.request(id, method, target, status, Math.round(ms * 100) / 100);
     return response;
   }
 
@@ -303,17 +303,21 @@ class AnswerCache {
   }
 }
 
-const BY_PATH = Map.groupBy(ROUTES, ({ path }) => path);
+const BY_PATH = new Map(
+  [...Map.groupBy(ROUTES, ({ path }) => path)].map(([path, routes]) => [
+    path,
+    new Map(routes.flatMap((route): [string, Route][] => methodsOf(route).map((method) => [method, route]))),
+  ]),
+);
 
-function findRoute(method: string, path: string): Route | undefined {
-  const wanted = method === "HEAD" ? "GET" : method;
-  return BY_PATH.get(path)?.find((route) => route.method === wanted);
+function methodsOf({ method }: Route): string[] {
+  return method === "GET" ? ["GET", "HEAD"] : [method];
 }
 
 function refuseRoute(method: string, path: string): HttpProblem {
   const routes = BY_PATH.get(path);
   if (!routes) return new HttpProblem("no_such_route", "there is nothing here (GET /openapi.json names what there is)");
-  const allow = routes.flatMap(({ method }) => (method === "GET" ? ["GET", "HEAD"] : [method])).join(", ");
+  const allow = [...routes.keys()].join(", ");
   return new HttpProblem("method_not_allowed", `${method} is not one of ${allow}`, { allow });
 }
 

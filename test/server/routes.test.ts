@@ -159,6 +159,14 @@ describe("reading routes", () => {
     expect(ids[0]).not.toBe(ids[1]!);
     expect(await server.logged(`request id=${ids[1]} method=GET target=/healthz status=200`)).toBeString();
   });
+
+  test("logs what was asked for as one quoted field, as often as it is asked for", async () => {
+    for (let i = 0; i < 2; i++) {
+      const { headers } = await server.get("/v1/image?reference=a%20b");
+      const line = `id=${headers.get("x-request-id")} method=GET target="/v1/image?reference=a%20b" status=404`;
+      expect(await server.logged(line)).toBeString();
+    }
+  });
 });
 
 describe("a server that only reads", () => {
