@@ -97,7 +97,8 @@ export function isTarget(made: Target | Skipped): made is Target {
  */
 export async function deleteGuarded(targets: Target[], guard: Guard): Promise<DeleteReport> {
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
-  const unlinker = new Unlinker();
+  if (targets.length === 0) return report;
+  await using unlinker = new Unlinker(guard.cache.root);
   let patience = PATIENCE_MS;
   let work: RunningWork | undefined;
   for (let next = 0, late = 0; next < targets.length && !mayStop(targets[next]!, guard); ) {
@@ -132,7 +133,6 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
     await Bun.sleep(0);
     await unlinker.room();
   }
-  await unlinker.settled();
   return report;
 }
 

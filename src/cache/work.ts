@@ -3,17 +3,17 @@ import { join } from "node:path";
 import { isLocked } from "../host/flock.ts";
 import { namesHeldBeside } from "../host/held.ts";
 import { measure, namesIn } from "./file.ts";
-import { type CachePaths, isWorkScratch, WORK_LOCKS } from "./paths.ts";
+import { type CachePaths, isLock, isWorkScratch, WORK_LOCKS } from "./paths.ts";
 
 /**
  * The sign of a pull or load that runs now, as the path that shows it; undefined where there is none. Such work may
  * have found a layer in the cache already, and holds no lock on it (interop §3). `grace` is in milliseconds.
  */
 export function findRunningWork(cache: CachePaths, now: number, grace: number): string | undefined {
-  const lists = new Map<number, string[] | undefined>();
+  const idle = new Set<number>();
   for (const [folder, ending] of WORK_LOCKS) {
     const parent = cache.folder(folder);
-    for (const name of namesToAsk(parent, lists)) {
+    for (const name of namesToAsk(parent, idle)) {
       if (!name.endsWith(ending)) continue;
       const path = `${parent}/${name}`;
       if (isLocked(path)) return path;
@@ -23,12 +23,15 @@ export function findRunningWork(cache: CachePaths, now: number, grace: number): 
 }
 
 // Which files of a folder may be locked. Where there are many, to let the kernel say what is held in all takes a tenth of
-// the time of asking each; `lists` keeps what it said, by file system.
-function namesToAsk(folder: string, lists: Map<number, string[] | undefined>): string[] {
+// the time of asking each. `idle` are the file systems on which no lock at all was held when it said so: then no work was
+// under way in any folder there. Where one was, it may have gone on to a lock in the next folder, and is asked for anew.
+function namesToAsk(folder: string, idle: Set<number>): string[] {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (!stat || stat.size <= LARGE) return namesIn(folder);
-  if (!lists.has(stat.dev)) lists.set(stat.dev, namesHeldBeside(folder));
-  return lists.get(stat.dev) ?? namesIn(folder);
+  if (idle.has(stat.dev)) return [];
+  const held = namesHeldBeside(folder);
+  if (held && !held.some(isLock)) idle.add(stat.dev);
+  return held ?? namesIn(folder);
 }
 
 // Bytes of a folder with some thousand locks.

@@ -1,21 +1,40 @@
-import { close, closeSync, constants, fstatSync, lstatSync, openSync, type Stats, unlinkSync } from "node:fs";
+import {
+  close,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readFileSync,
+  type Stats,
+  statfsSync,
+  unlinkSync,
+} from "node:fs";
 
 // <fcntl.h>: a descriptor that stands for a file and opens nothing. It takes no permission, and waits for no pipe.
 const O_PATH = 0o10000000;
-// A descriptor each, of which a process may have 1024 nearly everywhere.
+// <linux/magic.h>: NFS and CIFS. An unlink of what somebody holds makes another name of it there, until it is let go of.
+const RENAMING_TYPES = [0x6969, 0xff534d42, 0xfe534d42];
 const MOST = 512;
 
 /**
  * Takes names away at once, and leaves it to other threads to give back the blocks behind them: that is most of what an
- * unlink takes, nine tenths where the disk is told of each block (`discard`), and nobody need be kept waiting for it.
+ * unlink takes, nine tenths where the disk is told of each block (`discard`), and nobody need be kept waiting for it. To be
+ * awaited at the end of its use: then all blocks are free.
  */
-export class Unlinker {
+export class Unlinker implements AsyncDisposable {
+  private readonly most: number;
   private waiting = 0;
   private wake = () => {};
 
+  /** For files on the file system of `folder`. */
+  constructor(folder: string) {
+    this.most = mayHold(folder) ? Math.min(MOST, Math.floor(mostDescriptors() / 8)) : 0;
+  }
+
   /** Holds what is at a path, of a link the link itself; undefined where nothing is. */
   hold(path: string): HeldFile | undefined {
-    const fd = open(path);
+    const fd = this.most === 0 ? undefined : open(path);
     const stat = fd === undefined ? lstatSync(path, { throwIfNoEntry: false }) : fstatSync(fd);
     return stat && new HeldFile(path, stat, fd, (fd) => this.letGo(fd));
   }
@@ -30,17 +49,12 @@ export class Unlinker {
 
   /** Whether as many files as may wait for their blocks to be given back. */
   get isFull(): boolean {
-    return this.waiting >= MOST;
+    return this.most > 0 && this.waiting >= this.most;
   }
 
   /** Waits until no more than a half of them do. */
   room(): Promise<void> {
-    return this.until(MOST / 2);
-  }
-
-  /** Waits until the blocks of all that went are free. */
-  settled(): Promise<void> {
-    return this.until(0);
+    return this.until(this.most / 2);
   }
 
   private async until(most: number): Promise<void> {
@@ -50,9 +64,13 @@ export class Unlinker {
       await promise;
     }
   }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.until(0);
+  }
 }
 
-/** A file that no other can be taken for, from when it was measured until it goes. */
+/** A file as it was measured, whose inode no other can get until this is disposed of. */
 export class HeldFile implements Disposable {
   private isGone = false;
 
@@ -76,11 +94,25 @@ export class HeldFile implements Disposable {
   }
 }
 
-// Undefined where no descriptor is to be had: the unlink then gives back the blocks itself.
+// Where nothing is, or no descriptor is to be had: the unlink then gives back the blocks itself.
 function open(path: string): number | undefined {
   try {
     return openSync(path, O_PATH | constants.O_NOFOLLOW);
   } catch {
     return undefined;
   }
+}
+
+function mayHold(folder: string): boolean {
+  try {
+    return !RENAMING_TYPES.includes(statfsSync(folder).type);
+  } catch {
+    return false;
+  }
+}
+
+// Locks, folders and a server's connections need some, too.
+function mostDescriptors(): number {
+  const [, soft] = /^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1")) ?? [];
+  return soft === undefined ? Number.POSITIVE_INFINITY : Number(soft);
 }

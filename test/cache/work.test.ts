@@ -40,16 +40,23 @@ describe("findRunningWork", () => {
     },
   );
 
-  test("finds the one that is held among thousands", async () => {
+  test("finds the one that is held among thousands, in whichever folder", async () => {
     using folder = new TemporaryFolder();
     const cache = new CachePaths(folder.path);
-    mkdirSync(join(folder.path, "fsmeta"));
-    for (let i = 0; i < 7000; i++)
-      writeFileSync(join(folder.path, "fsmeta", `sha256_${String(i).padStart(64, "0")}.erofs.lock`), "");
+    for (const parent of ["manifests", "fsmeta"]) {
+      mkdirSync(join(folder.path, parent));
+      for (let i = 0; i < 7000; i++)
+        writeFileSync(join(folder.path, parent, `sha256_${String(i).padStart(64, "0")}.erofs.lock`), "");
+    }
     expect(findRunningWork(cache, Date.now(), GRACE)).toBeUndefined();
-    const path = join(folder.path, "fsmeta", `${S}.erofs.lock`);
-    await using _ = await LockHolder.hold(path);
-    expect(findRunningWork(cache, Date.now(), GRACE)).toBe(path);
+    for (const name of [`manifests/${HEX}.lock`, `fsmeta/${S}.erofs.lock`]) {
+      const path = join(folder.path, name);
+      await using _ = await LockHolder.hold(path);
+      expect(findRunningWork(cache, Date.now(), GRACE)).toBe(path);
+    }
+    // It is in the kernel's list too, and is no sign of work there either.
+    await using _ = await LockHolder.hold(make(join(folder.path, "layers", `${S}.erofs.lock`)));
+    expect(findRunningWork(cache, Date.now(), GRACE)).toBeUndefined();
   });
 
   test("takes no notice of a layer's own lock: its delete asks for that one", async () => {
