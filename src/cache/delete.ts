@@ -97,7 +97,6 @@ export function isTarget(made: Target | Skipped): made is Target {
  */
 export async function deleteGuarded(targets: Target[], guard: Guard): Promise<DeleteReport> {
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
-  if (targets.length === 0) return report;
   await using unlinker = new Unlinker(guard.cache.root);
   let patience = PATIENCE_MS;
   let work: RunningWork | undefined;
@@ -153,6 +152,7 @@ function deleteBatch(
   const deadline = performance.now() + BATCH_MS;
   const isOfMetadata = targets[first]!.kind === "metadata";
   let next = first;
+  // Which files were let go of is heard between two batches only.
   const isOver = () => next > first && (unlinker.isFull || performance.now() >= deadline);
   for (; next < targets.length && !isOver(); next++) {
     const file = targets[next]!;
