@@ -226,9 +226,8 @@ function deleteOne(file: Target, guard: Guard, unlinker: Unlinker): number | str
   // Somebody else has deleted it meanwhile: done, but the bytes are not larder's.
   if (!held) return 0;
   if (!isSame(held.stat, file)) return "it changed meanwhile";
-  const isFolder = held.stat.isDirectory();
-  remove(file, held, isFolder);
-  return isFolder || held.stat.nlink === 1 ? file.bytes : 0;
+  remove(file, held);
+  return held.stat.isDirectory() || held.stat.nlink === 1 ? file.bytes : 0;
 }
 
 const NO_LOCK = { [Symbol.dispose]() {} };
@@ -242,10 +241,10 @@ function isSame(now: Stats, planned: Target): boolean {
   );
 }
 
-function remove({ path, folder }: Target, held: HeldFile, isFolder: boolean): void {
+function remove({ path, folder }: Target, held: HeldFile): void {
   try {
     // Only `tmp/` holds folders. Neither call follows a link.
-    if (folder && isFolder) rmSync(path, { recursive: true, force: true });
+    if (folder && held.stat.isDirectory()) rmSync(path, { recursive: true, force: true });
     else held.unlink();
   } catch (error) {
     if (!isErrno(error, "ENOENT")) throw error;
