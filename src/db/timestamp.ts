@@ -29,8 +29,9 @@ export function parseTimestampMs(text: string): number | undefined {
 let lastText: string | undefined;
 let lastParsed: Timestamp | undefined;
 
-// The form that msb and larder write. Days that not every month has are left to the general form.
-const OWN = /^[1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8]) (?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{9})?$/;
+// The form that msb and larder write, with the days that a month has. A leap day is left to the general form.
+const OWN =
+  /^[1-9]\d{3}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31) (?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{9})?$/;
 
 // By the places of its digits: a half of the time that the general form takes, and a list reads two a row.
 function readOwn(text: string): number {

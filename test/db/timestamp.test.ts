@@ -65,6 +65,21 @@ describe("parseTimestamp", () => {
     expect(parseTimestamp(text)?.rfc3339).toBe(expected as string);
   });
 
+  test("knows how many days a month has, in either form", () => {
+    const pad = (number: number) => String(number).padStart(2, "0");
+    for (const year of [1900, 2000, 2026, 2028])
+      for (let month = 0; month <= 13; month++)
+        for (let day = 0; day <= 32; day++) {
+          const date = new Date(Date.UTC(year, month - 1, day, 7, 8, 9));
+          const isThere = date.getUTCMonth() === month - 1 && date.getUTCDate() === day;
+          const text = `${year}-${pad(month)}-${pad(day)} 07:08:09.000000000`;
+          for (const form of [text, text.replace(" ", "T")]) {
+            expect(parseTimestampMs(form)).toBe(isThere ? date.getTime() : undefined);
+            expect(parseTimestamp(form)?.ms).toBe(isThere ? date.getTime() : undefined);
+          }
+        }
+  });
+
   test("reads leap days, and the first and last year", () => {
     expect(parseTimestamp("2024-02-29 00:00:00")?.rfc3339).toBe("2024-02-29T00:00:00+00:00");
     expect(parseTimestamp("0001-01-01 00:00:00")?.rfc3339).toBe("0001-01-01T00:00:00+00:00");
