@@ -10,6 +10,7 @@ import {
   statfsSync,
   unlinkSync,
 } from "node:fs";
+import { widenPool } from "./pool.ts";
 
 // <fcntl.h>: a descriptor that stands for a file and opens nothing. It takes no permission, and waits for no pipe.
 const O_PATH = 0o10000000;
@@ -30,6 +31,7 @@ export class Unlinker implements AsyncDisposable {
   /** For files on the file system of `folder`. */
   constructor(folder: string) {
     this.most = mayHold(folder) ? Math.min(MOST, Math.floor(mostDescriptors() / 8)) : 0;
+    if (this.most > 0) widenPool();
   }
 
   /** Holds what is at a path, of a link the link itself; undefined where nothing is. */
