@@ -1,6 +1,7 @@
 import { rmSync, type Stats } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
+import { keepListAtHand } from "../host/held.ts";
 import { type HeldFile, Unlinker } from "../host/unlink.ts";
 import { allocatedBytes, type Link, linkOf, measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
@@ -155,6 +156,7 @@ function deleteBatch(
   // Which files were let go of is heard between two batches only.
   const isOver = () => next > first && (unlinker.isFull || performance.now() >= deadline);
   for (; next < targets.length && !isOver(); next++) {
+    keepListAtHand();
     const file = targets[next]!;
     const { kind, path } = file;
     // Metadata files have batches of their own: their folder is then read anew before the one that asks what is young.

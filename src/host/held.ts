@@ -8,6 +8,7 @@ import { FileLock } from "./flock.ts";
 const LISTED_TYPES = [0xef53, 0x58465342, 0x01021994];
 // Elsewhere, as in a container, the list leaves out what a process outside holds.
 const FIRST_PID_NAMESPACE = "pid:[4026531836]";
+const LIST = "/proc/locks";
 // The kernel gives its list a page at a time, and only what is on one page is all of one moment. That nothing follows
 // does not tell: what was to follow may have been released. A page that is not half full had room for one more line.
 const PAGE = 4096;
@@ -30,7 +31,7 @@ export function namesHeldBeside(folder: string): string[] | undefined {
     if (!LISTED_TYPES.includes(statfsSync(folder).type)) return undefined;
     // What the list must show, if it shows anything: msb locks no folders.
     using own = FileLock.takeExisting(folder);
-    const list = own && readOnePage("/proc/locks");
+    const list = own && readOnePage(LIST);
     if (list === undefined) return undefined;
     const { dev, ino } = statSync(folder);
     const device = formatDevice(dev);
@@ -45,11 +46,29 @@ export function namesHeldBeside(folder: string): string[] | undefined {
   }
 }
 
+// For some 12 ms after a read the kernel gives its list at once, later only once it has waited for about as long (its
+// `rcu_sync`). Where it ticks faster than 250 times a second both are shorter.
+const AT_HAND_MS = 12;
+const AGAIN_MS = 2;
+let lastRead = Number.NEGATIVE_INFINITY;
+
+/** Spares the next look that wait, where the list was read a moment ago and this is called every few milliseconds. */
+export function keepListAtHand(): void {
+  const age = performance.now() - lastRead;
+  if (age < AGAIN_MS || age > AT_HAND_MS) return;
+  try {
+    readOnePage(LIST);
+  } catch {
+    lastRead = Number.NEGATIVE_INFINITY;
+  }
+}
+
 function readOnePage(path: string): string | undefined {
   const fd = openSync(path, "r");
   try {
     const page = Buffer.alloc(PAGE);
     const length = readSync(fd, page);
+    lastRead = performance.now();
     const isWhole = length < PAGE / 2 && readSync(fd, Buffer.alloc(1)) === 0;
     return isWhole ? page.toString("latin1", 0, length) : undefined;
   } finally {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { FileLock } from "../../src/host/flock.ts";
-import { namesHeldBeside, parseLocks } from "../../src/host/held.ts";
+import { keepListAtHand, namesHeldBeside, parseLocks } from "../../src/host/held.ts";
 import { TemporaryFolder } from "../larder.ts";
 import { LockHolder } from "./holder.ts";
 
@@ -71,6 +71,25 @@ describe("namesHeldBeside", () => {
   test("cannot tell of a file system that keeps locks of its own, nor where no folder is", () => {
     expect(namesHeldBeside("/proc")).toBeUndefined();
     expect(namesHeldBeside("/nowhere/at/all")).toBeUndefined();
+  });
+});
+
+describe("keepListAtHand", () => {
+  const kept = "makes no list of an earlier moment do for the next look";
+  test.skipIf(!CAN_TELL)(kept, async () => {
+    using folder = new TemporaryFolder();
+    const keep = () => {
+      for (const end = performance.now() + 20; performance.now() < end; ) keepListAtHand();
+    };
+    expect(namesHeldBeside(folder.path)).not.toContain("held-5.lock");
+    keep();
+    {
+      await using _ = await LockHolder.hold(join(folder.path, "held-5.lock"));
+      keep();
+      expect(namesHeldBeside(folder.path)).toContain("held-5.lock");
+    }
+    keep();
+    expect(namesHeldBeside(folder.path)).not.toContain("held-5.lock");
   });
 });
 
