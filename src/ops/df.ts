@@ -1,6 +1,7 @@
 import type { Target } from "../cache/delete.ts";
 import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
+import { scanEverything } from "../cache/scan.ts";
 import { findLostLayer, findUnnamedLayer } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
@@ -8,9 +9,9 @@ import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
 import { planCollection } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
-import { findStrays, type Strays } from "./strays.ts";
+import type { Strays } from "./strays.ts";
 import { DEFAULT_GRACE_MS } from "./sweep.ts";
-import { measureUsage, targetsIn, type Usage, type UsedFile } from "./usage.ts";
+import { takeStock, targetsIn, type Usage, type UsedFile } from "./usage.ts";
 
 /** A row of the account: a kind of file of the cache, or `stray` for what no row accounts for. */
 export type DfKind = Exclude<Kind, "blob" | "foreign"> | "stray";
@@ -51,8 +52,7 @@ const KINDS: DfKind[] = ["layer", "fsmeta", "vmdk", "flat_ref", "flat_blob", "me
 /** Accounts for the cache, file by file, each byte once. Where a gc would refuse, nothing is reclaimable. */
 export function df(larder: Larder): DfReport {
   const pins = new PinWatch(larder);
-  const usage = measureUsage(larder, pins);
-  const strays = findStrays(larder, DEFAULT_GRACE_MS);
+  const { usage, strays } = takeStock(larder, pins, DEFAULT_GRACE_MS, scanEverything);
   const unaccounted = new Set([...strays.targets, ...strays.skipped].map(({ path }) => path));
   const { refused, targets } = foresee(larder, pins, strays, usage);
   const reclaimable = withoutLinked(usage.files, new Set(targets.map(({ path }) => path)));

@@ -31,9 +31,9 @@ import {
   planPrune,
 } from "./prune-plan.ts";
 import { bytesLeft, type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
-import { findStrays, type Strays } from "./strays.ts";
+import type { Strays } from "./strays.ts";
 import { sweep } from "./sweep.ts";
-import { measureUsage, targetsIn, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
+import { takeStock, targetsIn, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
 
 export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
   policy: PrunePolicy;
@@ -70,8 +70,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const pins = new PinWatch(larder);
   const now = larder.now();
   // Without the locks: they are a half of all entries, and hold nothing.
-  const usage = measureUsage(larder, pins, scanCache(larder.cache));
-  const strays = findStrays(larder, options.grace);
+  const { usage, strays } = takeStock(larder, pins, options.grace, scanCache);
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
   const state = readState(larder, usage, used, strays, now, options.grace);

@@ -5,7 +5,7 @@ import { measure } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import { manifestNamedBy } from "../cache/metadata.ts";
 import { type CacheFile, CachePaths, erofsName, FOLDERS, metadataName, vmdkName } from "../cache/paths.ts";
-import { scanCache } from "../cache/scan.ts";
+import { type Listing, scanCache } from "../cache/scan.ts";
 import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
@@ -43,10 +43,13 @@ export function openToSweep(
   );
 }
 
-/** Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. */
-export function findStrays(larder: Larder, grace: number): Strays {
+/**
+ * Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. `listing` is
+ * given where the cache's names have just been read.
+ */
+export function findStrays(larder: Larder, grace: number, listing?: Listing): Strays {
   const outside = FOLDERS.map((folder) => larder.cache.folder(folder)).filter((folder) => leadsOut(larder, folder));
-  const found = measureTargets(withLocks(larder, unaccounted(larder)));
+  const found = measureTargets(withLocks(larder, unaccounted(larder, listing)));
   const targets = found.targets.filter(({ path }) => !outside.includes(dirname(path)));
   const skipped = found.skipped.filter(({ path }) => !outside.includes(dirname(path)));
   const now = larder.now();
@@ -77,7 +80,7 @@ function skip({ kind, path }: Target, reason: string): Skipped {
   return { kind, path, reason };
 }
 
-function* unaccounted({ db, cache }: Larder): Generator<CacheFile> {
+function* unaccounted({ db, cache }: Larder, listing?: Listing): Generator<CacheFile> {
   let digests: Digest[] | undefined;
   const readDigests = () => (digests ??= listManifestDigests(db).filter(isDigest));
   const manifests = new Recorded(readDigests);
@@ -94,7 +97,7 @@ function* unaccounted({ db, cache }: Larder): Generator<CacheFile> {
     fsmeta: new Recorded(() => readDigests().map(erofsName)),
     layers: new Recorded(() => listDiffIds(db).filter(isDigest).map(erofsName)),
   };
-  for (const file of scanCache(cache, FOLDERS, known)) {
+  for (const file of scanCache(cache, { known, listing })) {
     if (file.kind === "flat_ref" && manifests.has(file.digest!)) {
       // Refs are scanned before blobs, so every blob that a recorded image needs is known by then.
       blobs.add(file.path);
@@ -144,7 +147,7 @@ export function findPinnedUnrecorded({ db, cache }: Larder, { byDigest }: Pins):
  */
 export function findUnrecorded(larder: Larder, grace: number): string | undefined {
   if (!hasAnyManifest(larder.db)) return "it has no image on record";
-  for (const file of scanCache(larder.cache, ["manifests"])) {
+  for (const file of scanCache(larder.cache, { folders: ["manifests"] })) {
     if (file.kind !== "metadata") continue;
     const digest = manifestNamedBy(file.path);
     if (!digest || hasManifest(larder.db, digest)) continue;

@@ -1,8 +1,8 @@
 import { target } from "../cache/delete.ts";
 import { allocatedBytes, type Link, linkOf, measure, measureTree } from "../cache/file.ts";
 import { readFlatRef } from "../cache/flat.ts";
-import type { CacheFile, Kind } from "../cache/paths.ts";
-import { scanEverything } from "../cache/scan.ts";
+import type { CacheFile, CachePaths, Kind } from "../cache/paths.ts";
+import { Listing } from "../cache/scan.ts";
 import type { Pin } from "../db/pins.ts";
 import { type CatalogueUsage, listUsage, type ManifestUsage } from "../db/usage.ts";
 import { readTransaction } from "../db/write.ts";
@@ -10,6 +10,7 @@ import type { Larder } from "../larder.ts";
 import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
 import type { Measure } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
+import { findStrays, type Strays } from "./strays.ts";
 
 /** A file of the cache, measured. Sizes in bytes. */
 export interface UsedFile {
@@ -47,8 +48,10 @@ export interface Usage {
 
 /** What of the cache's files is to go, as they were measured for the account: none is measured twice. */
 export function targetsIn({ files }: Usage): Measure {
-  const byPath = new Map(files.map((file) => [file.path, file]));
+  // Made when the first is asked for: often nothing is to go.
+  let byPath: Map<string, UsedFile> | undefined;
   return (file) => {
+    byPath ??= new Map(files.map((file) => [file.path, file]));
     const used = byPath.get(file.path);
     // A folder, or a further link to blocks that were counted already, is seldom met, and measured for itself.
     if (!used || used.isFolder || used.link) return used && target(file);
@@ -57,8 +60,21 @@ export function targetsIn({ files }: Usage): Measure {
   };
 }
 
-/** Measures every one of `entries`, those of the cache, once, and finds out which images need it. */
-export function measureUsage(larder: Larder, pins: PinWatch, entries = scanEverything(larder.cache)): Usage {
+/** Measures what `scan` gives of the cache, and finds its strays; both are of one reading of its names. */
+export function takeStock(
+  larder: Larder,
+  pins: PinWatch,
+  grace: number,
+  scan: (cache: CachePaths, from: { listing: Listing }) => Iterable<CacheFile>,
+): { usage: Usage; strays: Strays } {
+  const { cache } = larder;
+  const listing = new Listing(cache);
+  const usage = measureUsage(larder, pins, scan(cache, { listing }));
+  return { usage, strays: findStrays(larder, grace, listing) };
+}
+
+// Each of them once, with the images that need it.
+function measureUsage(larder: Larder, pins: PinWatch, entries: Iterable<CacheFile>): Usage {
   const { catalogue, byDigest } = readTransaction(larder.db, () => ({
     catalogue: listUsage(larder.db),
     byDigest: pins.read().byDigest,

@@ -58,13 +58,13 @@ describe("scanCache", () => {
   test("finds entries of the folders asked for alone", () => {
     using folder = new TemporaryFolder();
     const cache = fill(folder, `manifests/${HEX}.json`, `layers/${S}.erofs`);
-    expect([...scanCache(cache, ["manifests"])].map(({ kind }) => kind)).toEqual(["metadata"]);
+    expect([...scanCache(cache, { folders: ["manifests"] })].map(({ kind }) => kind)).toEqual(["metadata"]);
   });
 
   test("leaves out what is known in its folder", () => {
     using folder = new TemporaryFolder();
     const cache = fill(folder, `layers/${S}.erofs`, `fsmeta/${S}.erofs`, "layers/other");
-    const found = [...scanCache(cache, ["layers", "fsmeta"], { layers: new Set([`${S}.erofs`]) })];
+    const found = [...scanCache(cache, { folders: ["layers", "fsmeta"], known: { layers: new Set([`${S}.erofs`]) } })];
     expect(found.map(({ kind }) => kind)).toEqual(["foreign", "fsmeta"]);
   });
 

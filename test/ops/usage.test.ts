@@ -1,21 +1,22 @@
 import { describe, expect, test } from "bun:test";
+import { scanCache } from "../../src/cache/scan.ts";
 import { PinWatch } from "../../src/ops/pins.ts";
-import { measureUsage } from "../../src/ops/usage.ts";
+import { takeStock } from "../../src/ops/usage.ts";
 import { DAY, Store } from "./prune-store.ts";
 
 /** When each image was last used, in whole days before now; null where that is not known. */
 function lastUses(store: Store): Record<string, number | null> {
   using home = store.open();
-  const { images } = measureUsage(home.larder, new PinWatch(home.larder));
+  const { usage } = takeStock(home.larder, new PinWatch(home.larder), 0, scanCache);
   return Object.fromEntries(
-    images.map(({ manifest, lastUsed }) => [
+    usage.images.map(({ manifest, lastUsed }) => [
       manifest.names[0]?.reference ?? "untagged",
       lastUsed === null ? null : Math.round((Date.now() - lastUsed) / DAY),
     ]),
   );
 }
 
-describe("measureUsage", () => {
+describe("takeStock", () => {
   test("takes the latest update of a manifest's references for its last use", () => {
     using store = new Store();
     const digest = store.image({ names: ["acme/a:1"], used: 9 * DAY, created: 90 * DAY, layersUsed: 80 * DAY });
