@@ -45,7 +45,7 @@ function* scanBeside({ root }: CachePaths): Generator<CacheFile> {
 }
 
 /** The same with the locks, and with what lies beside msb's folders. */
-export function* scanEverything(cache: CachePaths, { listing }: { listing: Listing }): Generator<CacheFile> {
+export function* scanEverything(cache: CachePaths, listing: Listing): Generator<CacheFile> {
   yield* scanBeside(cache);
   for (const folder of FOLDERS) for (const name of listing.in(folder)) yield cache.classify(folder, name);
   for (const name of namesIn(cache.folder(LOCK_FOLDER)))

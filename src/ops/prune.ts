@@ -70,7 +70,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const pins = new PinWatch(larder);
   const now = larder.now();
   // Without the locks: they are a half of all entries, and hold nothing.
-  const { usage, strays } = takeStock(larder, pins, options.grace, scanCache);
+  const { usage, strays } = takeStock(larder, pins, options.grace, (cache, listing) => scanCache(cache, { listing }));
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
   const state = readState(larder, usage, used, strays, now, options.grace);

