@@ -22,12 +22,11 @@ interface Config {
 /**
  * Finds the home as msb does (interop §1): `--home`, else a non-empty `MSB_HOME`, else `~/.microsandbox`; then
  * what `config.json` moves. A `home` inside it never overrides `--home`.
- * Throws `failed` for a config that is not JSON, and where two databases could be meant.
+ * Throws `usage` where none is named and the user has none, `failed` for a config that is not JSON, and where two databases
+ * could be meant.
  */
 export function resolveHome(flag: string | undefined, env: Environment): Home {
-  const start = resolve(
-    flag ?? (env.MSB_HOME || join(env.HOME || process.getBuiltinModule("node:os").homedir(), ".microsandbox")),
-  );
+  const start = resolve(flag ?? (env.MSB_HOME || join(env.HOME || homeOfUser(), ".microsandbox")));
   const config = readConfig(env.MSB_CONFIG_PATH || join(start, "config.json"));
   const root = flag === undefined && config.home !== undefined ? resolve(config.home) : start;
   return {
@@ -36,6 +35,19 @@ export function resolveHome(flag: string | undefined, env: Environment): Home {
     cache: resolve(config.cache ?? join(root, "cache")),
     snapshots: findSnapshots(start, root, config),
   };
+}
+
+// As passwd has it, which knows a user of a container often by no name.
+function homeOfUser(): string {
+  try {
+    return process.getBuiltinModule("node:os").homedir();
+  } catch (error) {
+    throw new LarderError(
+      "usage",
+      "no home is known: HOME is not set, and the user has no entry in passwd (give --home, or set MSB_HOME)",
+      error,
+    );
+  }
 }
 
 // msb up to 0.5.5 moves only the cache to a configured `home` and leaves the database where it was; later ones

@@ -22,7 +22,7 @@ export default defineCommand({
   name: "persist",
   summary: "Put images on record",
   details:
-    'Metadata comes from the cache\'s own file for the reference, as a pull or load by msb leaves it, from --metadata, or\nfrom --batch: one {"reference", "metadata"} object a line. An image on record already is updated in place. A home\nwithout a catalogue gets one, which msb can use.',
+    'Metadata comes from the cache\'s own file for the reference, as a pull or load by msb leaves it, from --metadata, or\nfrom --batch: one {"reference", "metadata"} object a line. An image on record already is updated in place. A home\nwithout a catalogue gets one, which msb can use. Only rows are written: the metadata file itself is msb\'s to write, and\ncheck calls it missing until a pull does.',
   flags: {
     "reference...": { type: "positional", required: false, description: "the references to put on record" },
     metadata: {

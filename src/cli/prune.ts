@@ -50,7 +50,7 @@ export default defineCommand({
   name: "prune",
   summary: "Evict images by policy and budget, then collect",
   details:
-    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference), what a sandbox or snapshot needs, what is younger than --min-age, and what a pull is at work on.\nAn untagged image goes whatever the rules, as with gc, once it is older than --min-age.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%.",
+    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference), what a sandbox or snapshot needs, what is younger than --min-age, and what a pull is at work on.\nAn untagged image goes whatever the rules, as with gc, once it is older than --min-age.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%, of the file system;\nas the kubelet counts, what is kept for root is not free.",
   flags: FLAGS,
   operands: { least: 0, most: 0 },
   examples: [
@@ -92,10 +92,12 @@ export default defineCommand({
 
 // An unreadable list must not count as an empty one: it would evict what it protects.
 function readKeeps(path: string): string[] {
-  return readText(path)
+  const keeps = readText(path)
     .split("\n")
     .map((line) => line.replace(/#.*/, "").trim())
     .filter((line) => line !== "");
+  if (keeps.length === 0) say(`the list "${path}" names nothing to keep`);
+  return keeps;
 }
 
 function readText(path: string): string {
@@ -134,6 +136,7 @@ function renderReport(report: PruneReport): string {
 }
 
 function sayOutcome(report: PruneReport): number {
+  sayKept(report);
   for (const text of report.unmatched_keeps) say(`nothing on record matches --keep ${JSON.stringify(text)}`);
   for (const { digest, reason } of report.spared) say(`kept ${digest}: ${reason}`);
   sayUnsafe(report.unsafe);
@@ -141,9 +144,10 @@ function sayOutcome(report: PruneReport): number {
   if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
   if (report.target && report.target.missing > 0) {
     const { missing } = report.target;
-    complain(
-      `the target cannot be reached: ${formatSize(missing)} are missing (${missing} bytes), and what is left is in use, kept or too young`,
-    );
+    const stays = report.decisions.some(({ action }) => action === "keep")
+      ? "what is left is in use, kept or too young"
+      : "no image is left";
+    complain(`the target cannot be reached: ${formatSize(missing)} are missing (${missing} bytes), and ${stays}`);
     return exitCode("unreachable");
   }
   const short = report.target ? shortOf(report.target) : 0;
@@ -151,6 +155,14 @@ function sayOutcome(report: PruneReport): number {
     complain(`the target was not reached: ${formatSize(short)} are missing (${short} bytes), in files that were left`);
   if (report.failed.length > 0) return 1;
   return short > 0 ? exitCode("busy") : 0;
+}
+
+// Why nothing went: a dry run says it of each image.
+function sayKept({ decisions, dry_run, unaccounted }: PruneReport): void {
+  if (dry_run || unaccounted !== null || decisions.some(({ action }) => action === "evict")) return;
+  const causes = Map.groupBy(decisions, ({ cause }) => cause);
+  const kept = [...causes].map(([cause, { length }]) => `${length} ${cause}`).join(", ");
+  if (kept !== "") say(`nothing was evicted: ${kept} (--dry-run gives every reason)`);
 }
 
 function shortOf({ needed, planned, left }: BudgetOutcome): number {

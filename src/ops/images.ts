@@ -141,9 +141,17 @@ export function findOne(larder: Larder, reference: string): ImageRow {
 
 /** The error for a reference that no row has; `database` where there is not even a catalogue to look into. */
 export function notFound(reference: string, database?: string): LarderError {
-  let hint = isReference(reference) ? "" : " (it is not a valid reference either)";
-  if (database !== undefined) hint = ` (there is no catalogue at "${database}")`;
+  const hint = database === undefined ? hintOf(reference) : ` (there is no catalogue at "${database}")`;
   return new LarderError("not_found", `image not found: ${JSON.stringify(reference.slice(0, 200))}${hint}`);
+}
+
+// What is typed for a reference and is none, or looks like one only to the parser.
+function hintOf(text: string): string {
+  if (/^sha(?:256|384|512):[0-9a-f]+$/.test(text) && !isDigest(text))
+    return " (a digest is given whole: `larder list --filter digest=...` finds it)";
+  if (/[*?]/.test(text))
+    return " (no pattern is taken here: `larder list -q --filter reference=...` names what matches one)";
+  return isReference(text) ? "" : " (it is not a valid reference either)";
 }
 
 /** What the catalogue and the snapshots on disk pin, to show it: what deletes asks a `PinWatch`. */

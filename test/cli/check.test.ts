@@ -379,6 +379,22 @@ describe("larder check --repair", () => {
     expect(readFileSync(home.vmdk(ONE), "utf8")).toBe(text);
   });
 
+  test("says of strays that gc leaves them while the catalogue does not account for its cache", async () => {
+    using home = sound.copy();
+    writeFileSync(home.layer(`sha256:${"0".repeat(64)}`), "stray");
+    const adviceOf = ({ problems }: { problems: Described[] }) =>
+      problems.find(({ code }) => code === "stray-file")?.advice;
+    expect(adviceOf(await larderJson(home.path, ["check", "--grace", "0s"]))).toStartWith("larder gc takes it");
+    const metadata = readFileSync(home.metadata("docker.io/library/one:1"), "utf8").replace(
+      ONE,
+      `sha256:${"0".repeat(64)}`,
+    );
+    writeFileSync(home.metadata("docker.io/library/other:1"), metadata);
+    const report = await larderJson(home.path, ["check", "--grace", "0s"], 5);
+    expect(report.problems.map(({ code }: { code: string }) => code)).toContain("catalogue-unaccounted");
+    expect(adviceOf(report)).toBe("gc leaves it until the catalogue accounts for its cache");
+  });
+
   test("takes a stray at once with --grace 0s", async () => {
     using home = sound.copy();
     const stray = home.layer(`sha256:${"0".repeat(64)}`);

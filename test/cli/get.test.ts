@@ -97,6 +97,14 @@ describe("get", () => {
     ["python:3", 'larder: image not found: "python:3"\n'],
     ["PYTHON", 'larder: image not found: "PYTHON" (it is not a valid reference either)\n'],
     ["pyth%", 'larder: image not found: "pyth%" (it is not a valid reference either)\n'],
+    [
+      "sha256:0123abc",
+      'larder: image not found: "sha256:0123abc" (a digest is given whole: `larder list --filter digest=...` finds it)\n',
+    ],
+    [
+      "pyth*",
+      'larder: image not found: "pyth*" (no pattern is taken here: `larder list -q --filter reference=...` names what matches one)\n',
+    ],
     ["python' OR 1=1 --", 'larder: image not found: "python\' OR 1=1 --" (it is not a valid reference either)\n'],
   ])("does not find %p", async (reference, stderr) => {
     using folder = new TemporaryFolder();

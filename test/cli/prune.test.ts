@@ -206,8 +206,37 @@ describe("larder prune: what it keeps", () => {
     store.image({ names: ["acme/a:1"] });
     const list = join(store.home, "keep.txt");
     writeFileSync(list, "\n# nothing\n");
-    await larderJson(store.home, ["prune", "--unused", "--keep-from", list]);
+    const { code, stderr } = await larder(store.home, "prune", "--unused", "--keep-from", list);
+    expect(code).toBe(0);
+    expect(stderr).toContain(`the list "${list}" names nothing to keep\n`);
     expect(store.references()).toEqual([]);
+  });
+
+  test("says what kept all images where none was evicted, and the dry run of each", async () => {
+    using store = new Store();
+    store.pinBySandbox("web", store.image({ names: ["acme/a:1"] }));
+    store.image({ names: ["acme/b:1", "acme/b:2"], used: 60_000 });
+    const said = "nothing was evicted: 1 pinned, 2 min-age (--dry-run gives every reason)\n";
+    expect((await larder(store.home, "prune", "--unused", "--min-age", "1h")).stderr).toContain(said);
+    expect((await larder(store.home, "prune", "--unused", "--min-age", "1h", "-n")).stderr).not.toContain(
+      "nothing was",
+    );
+    expect((await larder(store.home, "prune", "--unused", "--min-age", "0s")).stderr).not.toContain("nothing was");
+  });
+
+  test("says of a budget out of reach whether anything is left that it might have taken", async () => {
+    using store = new Store();
+    const digest = store.image({ names: ["acme/a:1"] });
+    const prune = ["prune", "--min-free", "100%", "--min-age", "0s", "-n"];
+    expect(await larder(store.home, ...prune)).toMatchObject({
+      code: 6,
+      stderr: expect.stringContaining("bytes), and no image is left\n"),
+    });
+    store.pinBySandbox("web", digest);
+    expect(await larder(store.home, ...prune)).toMatchObject({
+      code: 6,
+      stderr: expect.stringContaining("bytes), and what is left is in use, kept or too young\n"),
+    });
   });
 
   test("keeps what sandboxes and snapshots need, and says so", async () => {

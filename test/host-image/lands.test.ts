@@ -83,6 +83,14 @@ describe.skipIf(!USERS)("as a user without HOME (skipped without CAP_SETUID)", (
     const command = [...asNobody, EXECUTABLE];
     expect((await runIn([...command, ...PERSIST, "--home", home], {}, metadata())).code).toBe(0);
     expect(await runIn([...command, "list", "-q", "--home", home])).toMatchObject({ code: 0, stdout: "alpine:3\n" });
+    // One without an entry, as a container may run as.
+    expect(
+      await runIn(["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", EXECUTABLE, "list"]),
+    ).toMatchObject({
+      code: 2,
+      stdout: "",
+      stderr: expect.stringContaining("no home is known"),
+    });
     // The user's entry says /nonexistent, and so does the message.
     expect((await runIn([...command, "list"])).stderr).toBe(
       'No images (there is no catalogue at "/nonexistent/.microsandbox/db/msb.db")\n',

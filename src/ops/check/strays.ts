@@ -43,7 +43,10 @@ export function* checkStrays(
       const isSwept = larder.cache.isScratch(path) || (isAccounted && !(keepsBlobs && kind === "flat_blob"));
       const mend = isSwept ? ({ kind: "sweep", target } as const) : undefined;
       if (kind === "staging") yield problem("staging-stale", path, "scratch that no work is using", mend);
-      else yield problem("stray-file", path, "no row accounts for it", mend);
+      else {
+        const stray = problem("stray-file", path, "no row accounts for it", mend);
+        yield isAccounted ? stray : { ...stray, advice: "gc leaves it until the catalogue accounts for its cache" };
+      }
     }
   }
   for (const { kind, path, reason } of skipped)
