@@ -48,9 +48,9 @@ export function namesHeldBeside(folder: string): string[] | undefined {
   }
 }
 
-// For some 12 ms after a read the kernel gives its list at once; later it first waits for about as long (`rcu_sync`), and where
-// it ticks more often than 250 times a second both are shorter. To read it again costs others little, as every lock on the
-// host waits for it: some 10 µs each time.
+// For some 12 ms after a read the kernel gives its list at once; later it first waits for about as long (`rcu_sync`). Where it
+// ticks more often than 250 times a second both are shorter. Each read keeps all others on the host that take a lock, or let
+// go of one, waiting for some 10 µs: so it is not done more often than it takes.
 const AT_HAND_MS = 8;
 const AGAIN_MS = 2;
 // What a read takes that had to wait.
