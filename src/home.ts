@@ -37,7 +37,7 @@ export function resolveHome(flag: string | undefined, env: Environment): Home {
   };
 }
 
-// As passwd has it, which knows a user of a container often by no name.
+// As passwd has it, in which the user of a container is often missing.
 function homeOfUser(): string {
   try {
     return process.getBuiltinModule("node:os").homedir();

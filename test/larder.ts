@@ -53,12 +53,12 @@ export function processStatus(pid: number, field: string): string | undefined {
   return existsSync(path) ? new RegExp(`^${field}:\\s+(.*)$`, "m").exec(readFileSync(path, "utf8"))?.[1] : undefined;
 }
 
-/** What of a folder this process has open, by name; ` (deleted)` stands behind what has no name any more. */
+/** What of a folder this process has open, by name, empty for itself; ` (deleted)` is behind what has no name any more. */
 export function openIn(folder: string): string[] {
   return readdirSync("/proc/self/fd").flatMap((fd) => {
     try {
       const path = readlinkSync(`/proc/self/fd/${fd}`);
-      return path.startsWith(`${folder}/`) ? path.slice(folder.length + 1) : [];
+      return path === folder || path.startsWith(`${folder}/`) ? path.slice(folder.length + 1) : [];
     } catch {
       // The descriptor by which the list itself was read.
       return [];

@@ -31,7 +31,7 @@ export function namesHeldBeside(folder: string): string[] | undefined {
     if (!LISTED_TYPES.includes(statfsSync(folder).type)) return undefined;
     // What the list must show, if it shows anything: msb locks no folders.
     using own = FileLock.takeExisting(folder);
-    const list = own && readOnePage(LIST);
+    const list = own && readOnePage();
     if (list === undefined) return undefined;
     const { dev, ino } = statSync(folder);
     const device = formatDevice(dev);
@@ -66,29 +66,26 @@ export function keepListAtHand(): void {
   if (start - lastRead < AGAIN_MS || start - lastRead > AT_HAND_MS) return;
   lastRead = Number.NEGATIVE_INFINITY;
   try {
-    readOneByte(LIST);
+    // As much as it takes: the kernel makes a page of its list all the same.
+    withList((fd) => readSync(fd, Buffer.alloc(1)));
     const end = performance.now();
     if (end - start < WAITED_MS) lastRead = end;
   } catch {}
 }
 
-// As much as it takes: the kernel makes a page of its list all the same.
-function readOneByte(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    readSync(fd, Buffer.alloc(1));
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function readOnePage(path: string): string | undefined {
-  const fd = openSync(path, "r");
-  try {
+function readOnePage(): string | undefined {
+  return withList((fd) => {
     const page = Buffer.alloc(PAGE);
     const length = readSync(fd, page);
     const isWhole = length < PAGE / 2 && readSync(fd, Buffer.alloc(1)) === 0;
     return isWhole ? page.toString("latin1", 0, length) : undefined;
+  });
+}
+
+function withList<T>(read: (fd: number) => T): T {
+  const fd = openSync(LIST, "r");
+  try {
+    return read(fd);
   } finally {
     closeSync(fd);
   }

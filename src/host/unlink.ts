@@ -27,6 +27,13 @@ export class Unlinker implements AsyncDisposable {
   private readonly most: number;
   private waiting = 0;
   private wake = () => {};
+  private readonly letGo = (fd: number) => {
+    this.waiting++;
+    close(fd, () => {
+      this.waiting--;
+      this.wake();
+    });
+  };
 
   /** For files on the file system of `folder`. */
   constructor(folder: string) {
@@ -38,15 +45,7 @@ export class Unlinker implements AsyncDisposable {
   hold(path: string): HeldFile | undefined {
     const fd = this.most === 0 ? undefined : open(path);
     const stat = fd === undefined ? lstatSync(path, { throwIfNoEntry: false }) : fstatSync(fd);
-    return stat && new HeldFile(path, stat, fd, (fd) => this.letGo(fd));
-  }
-
-  private letGo(fd: number): void {
-    this.waiting++;
-    close(fd, () => {
-      this.waiting--;
-      this.wake();
-    });
+    return stat && new HeldFile(path, stat, fd, this.letGo);
   }
 
   /** Whether as many files as may wait for their blocks to be given back. */

@@ -10,6 +10,7 @@ import { onTerminal } from "./pty.ts";
 const ONE = IMAGES.one.manifest.digest;
 const TWO = IMAGES.two.manifest.digest;
 const OWN = IMAGES.one.layers[1]!.diffId;
+const NOWHERE = `sha256:${"0".repeat(64)}`;
 
 let sound: SoundHome;
 beforeAll(async () => {
@@ -381,14 +382,11 @@ describe("larder check --repair", () => {
 
   test("says of strays that gc leaves them while the catalogue does not account for its cache", async () => {
     using home = sound.copy();
-    writeFileSync(home.layer(`sha256:${"0".repeat(64)}`), "stray");
+    writeFileSync(home.layer(NOWHERE), "stray");
     const adviceOf = ({ problems }: { problems: Described[] }) =>
       problems.find(({ code }) => code === "stray-file")?.advice;
     expect(adviceOf(await larderJson(home.path, ["check", "--grace", "0s"]))).toStartWith("larder gc takes it");
-    const metadata = readFileSync(home.metadata("docker.io/library/one:1"), "utf8").replace(
-      ONE,
-      `sha256:${"0".repeat(64)}`,
-    );
+    const metadata = readFileSync(home.metadata("docker.io/library/one:1"), "utf8").replace(ONE, NOWHERE);
     writeFileSync(home.metadata("docker.io/library/other:1"), metadata);
     const report = await larderJson(home.path, ["check", "--grace", "0s"], 5);
     expect(report.problems.map(({ code }: { code: string }) => code)).toContain("catalogue-unaccounted");
@@ -397,7 +395,7 @@ describe("larder check --repair", () => {
 
   test("takes a stray at once with --grace 0s", async () => {
     using home = sound.copy();
-    const stray = home.layer(`sha256:${"0".repeat(64)}`);
+    const stray = home.layer(NOWHERE);
     writeFileSync(stray, "stray");
     const young = await larderJson(home.path, ["check", "--repair"]);
     expect(young.problems).toMatchObject([{ code: "stray-file", repair: "left" }]);

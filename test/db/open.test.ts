@@ -15,7 +15,7 @@ import {
 import { join } from "node:path";
 import { createCatalogue, openForReading, openForWriting } from "../../src/db/open.ts";
 import { LarderError } from "../../src/error.ts";
-import { TemporaryFolder } from "../larder.ts";
+import { openIn, TemporaryFolder } from "../larder.ts";
 
 // The tables of msb v0.4.4 with their columns in order.
 const TABLES: Record<string, string> = {
@@ -287,14 +287,7 @@ describe.each(OPENERS)("%s", (_, open) => {
     const path = create(folder);
     edit(path, "ALTER TABLE layer RENAME COLUMN diff_id TO diff");
     refusal(() => open(path));
-    const held = readdirSync("/proc/self/fd").flatMap((fd) => {
-      try {
-        return readlinkSync(`/proc/self/fd/${fd}`);
-      } catch {
-        return [];
-      }
-    });
-    expect(held.filter((name) => name.startsWith(folder.path))).toEqual([]);
+    expect(openIn(folder.path)).toEqual([]);
   });
 
   test("takes a newer msb's catalogue: more tables, columns and migrations", () => {
