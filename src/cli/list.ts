@@ -1,7 +1,9 @@
+import type { ImageRow } from "../db/images.ts";
+import type { Pins } from "../db/pins.ts";
 import { parseFilters } from "../input/filter.ts";
 import { openToRead, withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
-import { type Handle, list, tellUnreadable } from "../ops/images.ts";
+import { damageOf, type Handle, list, pinsOf, toHandle } from "../ops/images.ts";
 import { type Column, printable, renderTable } from "../output/table.ts";
 import { formatAge, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
@@ -37,25 +39,26 @@ export default defineCommand({
     const { database, ...rest } = home();
     const larder = openToRead({ database, ...rest });
     // Only what is printed leaves the transaction: a slow reader must not keep msb from folding its write-ahead log in.
-    let unknown: string[] = [];
-    const render = (handles: Iterable<Handle>, unreadable: string[] = []) => {
-      unknown = unreadable;
-      const told = unreadable.length > 0 ? eachTold(handles, unreadable) : handles;
-      if (format !== "table") return bytesOf(partsOf(format, told));
-      return [flags.quiet ? renderNames(handles) : renderList(handles)];
+    let unreadable: string[] = [];
+    const render = (rows: Iterable<ImageRow>, pins: Pins) => {
+      unreadable = pins.unreadable;
+      if (format !== "table") return bytesOf(partsOf(format, eachHandle(rows, pins)));
+      return [flags.quiet ? renderNames(rows) : renderList(rows, pins)];
     };
-    const parts = larder ? await withLarder(larder, (larder) => list(larder, filter, flags.all, render)) : render([]);
+    const nothing: Pins = { byDigest: new Map(), unreadable: [] };
+    const parts = larder
+      ? await withLarder(larder, (larder) => list(larder, filter, flags.all, render))
+      : render([], nothing);
     await printParts(parts);
-    for (const trouble of unknown) say(`more may be in use than is shown: ${trouble}`);
+    for (const trouble of unreadable) say(`more may be in use than is shown: ${trouble}`);
     if (!larder) say(`No images (there is no catalogue at "${database}")`);
     else if (parts[0] === "" && !flags.quiet) say("No images");
     return 0;
   },
 });
 
-// A program that reads standard output alone must not take an image for unused.
-function* eachTold(handles: Iterable<Handle>, unreadable: string[]): Generator<Handle> {
-  for (const handle of handles) yield tellUnreadable(handle, unreadable);
+function* eachHandle(rows: Iterable<ImageRow>, pins: Pins): Generator<Handle> {
+  for (const row of rows) yield toHandle(row, pins);
 }
 
 // As text, a long list would make the engine's heap grow by several times its length.
@@ -64,28 +67,30 @@ function bytesOf(parts: Iterable<string>): Uint8Array[] {
   return Array.from(parts, (part) => encoder.encode(part));
 }
 
-function renderNames(handles: Iterable<Handle>): string {
+function renderNames(rows: Iterable<ImageRow>): string {
   let text = "";
-  for (const handle of handles) text += `${nameOf(handle)}\n`;
+  for (const { reference, digest } of rows) text += `${printable(reference ?? digest ?? "")}\n`;
   return text;
 }
 
-function nameOf(handle: Handle): string {
-  return printable(handle.reference ?? handle.digest ?? "");
-}
-
-function renderList(handles: Iterable<Handle>): string {
+// Of the rows, and not of handles: what a table does not show takes a tenth of its time to make.
+function renderList(images: Iterable<ImageRow>, pins: Pins): string {
   const now = Date.now();
   const rows: string[][] = [];
   const users: string[] = [];
-  for (const handle of handles) {
+  for (const image of images) {
+    const { reference, digest, sizeBytes, createdAt } = image;
     rows.push([
-      `${handle.reference ?? "(untagged)"}${handle.damage.length > 0 ? " (damaged)" : ""}`,
-      handle.digest === null ? "-" : shortDigest(handle.digest),
-      handle.size_bytes === null ? "-" : formatSize(handle.size_bytes),
-      handle.created_at === null ? "-" : formatAge(now - Date.parse(handle.created_at)),
+      `${reference ?? "(untagged)"}${damageOf(image).length > 0 ? " (damaged)" : ""}`,
+      digest === null ? "-" : shortDigest(digest),
+      sizeBytes === null ? "-" : formatSize(sizeBytes),
+      createdAt === null ? "-" : formatAge(now - createdAt.ms),
     ]);
-    users.push(handle.pinned_by.map(({ name }) => name).join(","));
+    users.push(
+      pinsOf(image, pins)
+        .map(({ name }) => name)
+        .join(","),
+    );
   }
   if (rows.length === 0) return "";
   const columns: Column[] = [

@@ -50,24 +50,20 @@ export interface Filter {
 }
 
 /**
- * What `use` makes of the handles, newest first; `all` shows untagged manifests too, after the names. It is given them one
- * by one, and inside one view of the catalogue: of a long list only its text need be kept. And what of the pins could not
- * be read, which the handles lack. Throws `damaged` where the filter asks for pins, and there is any of that.
+ * What `use` makes of the rows, newest first; `all` shows untagged manifests too, after the names. It is given them one by
+ * one, and inside one view of the catalogue: of a long list only its text need be kept. And what is known to be in use.
+ * Throws `damaged` where the filter asks for pins, and some of them cannot be read.
  */
 export function list<T>(
   larder: Larder,
   filter: Filter,
   all: boolean,
-  use: (handles: Iterable<Handle>, unreadable: string[]) => T,
+  use: (rows: Iterable<ImageRow>, pins: Pins) => T,
 ): T {
   return readTransaction(larder.db, () => {
     const pins = readKnownPins(larder);
-    return use(eachHandle(larder, filter, all, pins), pins.unreadable);
+    return use(eachRow(larder, filter, all, pins), pins);
   });
-}
-
-function* eachHandle(larder: Larder, filter: Filter, all: boolean, pins: Pins): Generator<Handle> {
-  for (const row of eachRow(larder, filter, all, pins)) yield toHandle(row, pins);
 }
 
 /** A part of the same list, and where the next part begins: null at its end. */
@@ -93,7 +89,7 @@ export function listPage(larder: Larder, filter: Filter, all: boolean, limit: nu
     const page = rows.slice(0, limit);
     const last = page.at(-1);
     return {
-      handles: page.map((row) => toLoneHandle(row, pins)),
+      handles: page.map((row) => toHandle(row, pins)),
       next: last && rows.length > limit ? positionOf(last) : null,
     };
   });
@@ -124,7 +120,7 @@ function* eachRow(
 
 /** The handle that `reference` means; throws `not_found`. */
 export function get(larder: Larder, reference: string): Handle {
-  return readTransaction(larder.db, () => toLoneHandle(findOne(larder, reference), readKnownPins(larder)));
+  return readTransaction(larder.db, () => toHandle(findOne(larder, reference), readKnownPins(larder)));
 }
 
 /**
@@ -172,23 +168,28 @@ export function toHandle(row: ImageRow, pins: Pins): Handle {
     canonical: canonicalOf(row),
     last_used_at: row.updatedAt?.rfc3339 ?? null,
     media_type: row.mediaType,
-    pinned_by: (row.digest && pins.byDigest.get(row.digest)) || [],
+    pinned_by: pinsOf(row, pins),
     variant: row.variant,
-    damage: row.digest !== null && !isDigest(row.digest) ? [...row.damage, "digest is not a digest"] : [...row.damage],
+    damage: pins.unreadable.length === 0 ? damageOf(row) : [...damageOf(row), ...unreadableOf(pins)],
   };
 }
 
-/** The same where nothing beside it tells what of the pins could not be read: the image may be in use by that. */
-export function toLoneHandle(row: ImageRow, pins: Pins): Handle {
-  return tellUnreadable(toHandle(row, pins), pins.unreadable);
+/** Who uses the image of a row, as far as that is known. */
+export function pinsOf({ digest }: ImageRow, { byDigest }: Pins): Pin[] {
+  return (digest !== null && byDigest.get(digest)) || [];
 }
 
-/** Tells in a handle what of the pins could not be read. */
-export function tellUnreadable(handle: Handle, [trouble, ...others]: string[]): Handle {
-  if (trouble === undefined) return handle;
-  // The first of them: there may be one a sandbox, and `larder check` names them all.
+/** What of a row could not be read, or is not what it should be. */
+export function damageOf({ damage, digest }: ImageRow): string[] {
+  return digest !== null && !isDigest(digest) ? [...damage, "digest is not a digest"] : damage;
+}
+
+// The image may be in use by what could not be read, and a program that reads standard output alone must not take it for
+// unused. The first of them: there may be one a sandbox, and `larder check` names them all.
+function unreadableOf({ unreadable: [trouble, ...others] }: Pins): string[] {
+  if (trouble === undefined) return [];
   const more = others.length > 0 ? `, and ${others.length} more` : "";
-  return { ...handle, damage: [...handle.damage, `pinned_by may lack something: ${trouble}${more}`] };
+  return [`pinned_by may lack something: ${trouble}${more}`];
 }
 
 /** Its reference in canonical form; null where it has none, or one that is no reference. */

@@ -8,7 +8,7 @@ import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import type { ImageMetadata } from "../oci/metadata.ts";
 import { isReference } from "../oci/reference.ts";
-import { findOne, type Handle, readKnownPins, toLoneHandle } from "./images.ts";
+import { findOne, type Handle, readKnownPins, toHandle } from "./images.ts";
 
 /** A handle with its config and its layers, bottom to top. */
 export interface Detail extends Handle {
@@ -45,7 +45,7 @@ export interface LayerDetail {
 export function inspect(larder: Larder, reference: string): Detail {
   return readTransaction(larder.db, () => {
     const row = findOne(larder, reference);
-    const handle = toLoneHandle(row, readKnownPins(larder));
+    const handle = toHandle(row, readKnownPins(larder));
     const metadata = findMetadata(larder, row);
     const layers = row.manifestId === null ? [] : listLayers(larder.db, row.manifestId);
     for (const { position, damage, diffId } of layers) {

@@ -81,7 +81,7 @@ describe.each([
     const report = await at(stage, clock(), (larder) => evict(larder, policy));
     expect(report).toMatchObject({ files: [], references: [], manifests: [] });
     expect(stage.files()).toEqual(before);
-    expect(stage.use((larder) => list(larder, {}, false, (handles) => [...handles]))).toHaveLength(3);
+    expect(stage.use((larder) => list(larder, {}, false, (rows) => [...rows]))).toHaveLength(3);
   });
 
   test("takes scratch from before it was set back for work that runs", async () => {
@@ -152,7 +152,7 @@ describe.each([
       expect(report.unaccounted).toContain(REFERENCES[5]!.key);
       expect(stage.files()).toEqual(before);
     }
-    expect(stage.use((larder) => list(larder, {}, false, (handles) => [...handles]))).toHaveLength(3);
+    expect(stage.use((larder) => list(larder, {}, false, (rows) => [...rows]))).toHaveLength(3);
   });
 
   test("is trusted with strays", async () => {

@@ -16,7 +16,7 @@ import { check } from "../../src/ops/check/check.ts";
 import { repair } from "../../src/ops/check/repair.ts";
 import { df } from "../../src/ops/df.ts";
 import { gc } from "../../src/ops/gc.ts";
-import { list } from "../../src/ops/images.ts";
+import { list, toHandle } from "../../src/ops/images.ts";
 import { inspect } from "../../src/ops/inspect.ts";
 import { prune } from "../../src/ops/prune.ts";
 import { remove } from "../../src/ops/remove.ts";
@@ -80,7 +80,10 @@ const UNREAD = [
 const WORK: [name: string, work: (larder: Larder) => unknown][] = [
   [
     "list",
-    (larder) => list(larder, { labels: [{ key: "a" }], reference: ["*"] }, true, (handles) => toJson([...handles])),
+    (larder) =>
+      list(larder, { labels: [{ key: "a" }], reference: ["*"] }, true, (rows, pins) =>
+        toJson(Array.from(rows, (row) => toHandle(row, pins))),
+      ),
   ],
   ["inspect", (larder) => toJson(inspect(larder, REFERENCES[2]!.typed))],
   ["df", (larder) => toJson(df(larder))],

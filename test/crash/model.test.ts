@@ -17,7 +17,7 @@ import { dirname, join } from "node:path";
 import { closeLarder, type Larder, openOrCreate } from "../../src/larder.ts";
 import { parseMetadata } from "../../src/oci/metadata.ts";
 import { gc } from "../../src/ops/gc.ts";
-import { list } from "../../src/ops/images.ts";
+import { list, toHandle } from "../../src/ops/images.ts";
 import { persist } from "../../src/ops/persist.ts";
 import { prune } from "../../src/ops/prune.ts";
 import { remove } from "../../src/ops/remove.ts";
@@ -433,7 +433,7 @@ class Pair {
     const { oracle, larder } = this;
     expect(this.catalogue()).toEqual(this.expectedCatalogue());
     expectSame(filesUnder(this.home.cache), [...oracle.files.keys()]);
-    const handles = list(larder, {}, true, (each) => [...each]).map(
+    const handles = list(larder, {}, true, (rows, pins) => Array.from(rows, (row) => toHandle(row, pins))).map(
       ({ reference, digest, created_at, last_used_at, pinned_by, damage, layer_count, size_bytes }) =>
         [
           ...[reference, digest, created_at, last_used_at, layer_count, size_bytes],
