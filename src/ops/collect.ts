@@ -3,13 +3,14 @@ import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
 import { deleteReferences } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
-import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
-import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
+import { type DoomedLayer, deleteOrphans } from "../db/layers.ts";
+import { deleteManifests, referencesOf, untaggedAmong } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
+import { type Rows, storedRows } from "../db/usage.ts";
 import { BatchSize, keepPages, readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
-import { filesOf, type Measure, unspelled } from "./doomed.ts";
+import { filesOf, type Stock, unspelled } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
 import { whileChecked } from "./soundness.ts";
 import { findPinnedUnrecorded, findStrays, findUnrecorded, type Strays } from "./strays.ts";
@@ -38,10 +39,13 @@ export interface Selection {
   /** The stray files, where they are known already. */
   strays?: Strays;
   /** The cache's files, where they are measured already. */
-  look?: Measure;
-  /** `unneededLayers`, where all that it reads is read already. */
-  unneeded?: (going: number[]) => DoomedLayer[];
+  stock?: Stock;
+  /** The rows, where they are read already. */
+  rows?: Rows;
 }
+
+/** No policy: what a gc takes, and no more. */
+export const NOTHING: Selection = { evicted: [], spare: new Set() };
 
 /** What a collection is going to do. */
 export interface CollectionPlan {
@@ -84,13 +88,13 @@ export function planCollection(
   larder: Larder,
   pins: PinWatch,
   options: CollectOptions,
-  selection: Selection = { evicted: [], spare: new Set() },
+  selection = NOTHING,
 ): CollectionPlan {
-  const { strays, look } = selection;
+  const { strays, stock } = selection;
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, selection));
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
-  const own = filesOf(larder.cache, rows, strayRefs, look);
+  const own = filesOf(larder.cache, rows, strayRefs, stock);
   const plan: CollectionPlan = {
     ...rows,
     targets: inSweepOrder([...own.targets, ...others.targets]),
@@ -111,44 +115,45 @@ export function planCollection(
  * Plans a collection that is going to be applied: throws `damaged` for a damaged database, and looks again before it
  * takes a catalogue for lost. Another larder has its rows gone a moment before its metadata files.
  */
-export async function planForDeletion(
+export async function planForDeletion<S extends Selection = Selection>(
   larder: Larder,
   pins: PinWatch,
   options: CollectOptions,
-  selection?: Selection,
-): Promise<CollectionPlan> {
-  let plan = await whileChecked(larder, () => {
-    refuseLostLayers(larder.db, larder.home.database);
+  select: () => S,
+): Promise<{ selection: S; plan: CollectionPlan }> {
+  const { db, home } = larder;
+  const made = await whileChecked(larder, () => {
+    refuseLostLayers(db, home.database);
+    const selection = select();
     const plan = planCollection(larder, pins, options, selection);
-    refuseUnnamedLayers(larder.db, larder.home.database, plan.going);
-    return plan;
+    refuseUnnamedLayers(db, home.database, plan.going);
+    return { selection, plan };
   });
-  for (let look = 0; plan.unaccounted !== null && look < 3; look++) {
+  const { evicted, spare } = made.selection;
+  for (let look = 0; made.plan.unaccounted !== null && look < 3; look++) {
     await Bun.sleep(100);
-    const { evicted, spare } = selection ?? { evicted: [], spare: new Set<string>() };
-    plan = planCollection(larder, pins, options, { evicted, spare });
+    made.plan = planCollection(larder, pins, options, { evicted, spare });
   }
-  return plan;
+  return made;
 }
 
 function planRows(
   larder: Larder,
   pins: PinWatch,
   { layersOnly }: CollectOptions,
-  { evicted, spare, unneeded }: Selection,
+  { evicted, spare, rows = storedRows(larder.db) }: Selection,
 ) {
-  const { db } = larder;
   const { byDigest } = pins.readAll();
   const untagged = layersOnly
     ? []
-    : untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest) && !spare.has(digest));
-  const leaving = [...evicted, ...untagged.map((manifest): Leaving => ({ ...manifest, drop: [] }))].filter(
+    : rows.untagged().filter(({ digest }) => !byDigest.has(digest) && !spare.has(digest));
+  const leaving = [...evicted, ...untagged.map(({ id, digest }): Leaving => ({ id, digest, drop: [] }))].filter(
     ({ digest }) => isDigest(digest),
   );
   const dropped = leaving.flatMap(({ drop }) => drop);
-  const gone = withoutNames(larder, leaving, dropped);
+  const gone = withoutNames(rows, leaving, dropped);
   const going = gone.map(({ id }) => id);
-  const layers = unneeded?.(going) ?? unneededLayers(db, going);
+  const layers = rows.unneeded(going);
   const layerRows = layers.filter(({ diffId }) => isDigest(diffId));
   return {
     leaving,
@@ -169,12 +174,9 @@ function planRows(
 }
 
 // Those that have no name left once `dropped` are gone.
-function withoutNames({ db }: Larder, leaving: Leaving[], dropped: { id: number }[]): Leaving[] {
+function withoutNames(rows: Rows, leaving: Leaving[], dropped: { id: number }[]): Leaving[] {
   const ids = new Set(dropped.map(({ id }) => id));
-  const names = referencesOf(
-    db,
-    leaving.map(({ id }) => id),
-  );
+  const names = rows.namesOf(leaving.map(({ id }) => id));
   const named = new Set(names.filter(({ id }) => !ids.has(id)).map(({ manifestId }) => manifestId));
   return leaving.filter(({ id }) => !named.has(id));
 }
@@ -207,11 +209,7 @@ export async function collectRows(
   }
   try {
     // After a failure too: the files that make room are those of layers.
-    const drop = (batch: DoomedLayer[]) =>
-      deleteOrphans(
-        db,
-        batch.map(({ id }) => id),
-      );
+    const drop = (batch: DoomedLayer[]) => deleteOrphans(db, batch);
     for await (const diffIds of inBatches(db, plan.layerRows, FIRST_LAYERS, stopped, drop))
       rows.layers.push(...diffIds);
   } catch (failure) {

@@ -5,13 +5,14 @@ import { scanEverything } from "../cache/scan.ts";
 import { findLostLayer, findUnnamedLayer } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
+import { readRows } from "../db/usage.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
-import { planCollection } from "./collect.ts";
+import { NOTHING, planCollection } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import type { Strays } from "./strays.ts";
 import { DEFAULT_GRACE_MS } from "./sweep.ts";
-import { takeStock, targetsIn, type Usage, type UsedFile } from "./usage.ts";
+import { stockOf, takeStock, type Usage, type UsedFile } from "./usage.ts";
 
 /** A row of the account: a kind of file of the cache, or `stray` for what no row accounts for. */
 export type DfKind = Exclude<Kind, "blob" | "foreign"> | "stray";
@@ -86,8 +87,8 @@ function foresee(
   const lost = findLostLayer(db);
   if (lost !== undefined) return refuse(`the row of a layer of ${lost} is lost`);
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
-  const selection = { evicted: [], spare: new Set<string>(), strays, look: targetsIn(usage) };
-  const plan = planCollection(larder, pins, options, selection);
+  const known = { strays, stock: stockOf(usage), rows: readRows(usage.catalogue) };
+  const plan = planCollection(larder, pins, options, { ...NOTHING, ...known });
   const unnamed = findUnnamedLayer(db, plan.going);
   if (unnamed !== undefined) return refuse(`a layer of ${unnamed} has a diff ID that is no digest`);
   const { unaccounted, targets } = plan;

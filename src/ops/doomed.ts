@@ -2,7 +2,7 @@ import { basename } from "node:path";
 import { isTarget, type Skipped, type Target, target } from "../cache/delete.ts";
 import { namesIn } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
-import type { CacheFile, CachePaths } from "../cache/paths.ts";
+import type { CacheFile, CachePaths, Kind } from "../cache/paths.ts";
 import { idsSpelling, listNames } from "../db/images.ts";
 import type { Larder } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
@@ -22,26 +22,38 @@ export interface Targets {
   skipped: Skipped[];
 }
 
-/** How a file is measured that is to go; undefined where it is not there. */
-export type Measure = (file: CacheFile) => Target | Skipped | undefined;
+/** What is known of the cache's files. */
+export interface Stock {
+  /** Whether there may be a file of a kind by the digest or key in its name: its whole path takes longer to make. */
+  mayHave(kind: Kind, name: string): boolean;
+  /** A file as it is to go; undefined where it is not there. */
+  measure(file: CacheFile): Target | Skipped | undefined;
+}
+
+// Asks the disk.
+const ON_DISK: Stock = { mayHave: () => true, measure: target };
 
 /**
  * The files of what is doomed, in the order in which a crash between two of them does least harm: metadata files
  * first, since one without its rows makes the catalogue look lost (`findUnrecorded`).
  * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob.
  */
-export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = [], look: Measure = target): Targets {
-  return measureTargets(eachFile(cache, doomed, strayRefs), look);
+export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = [], stock = ON_DISK): Targets {
+  return measureTargets(eachFile(cache, doomed, strayRefs, stock), stock);
 }
 
 // One by one: most names of a large catalogue may have no file, and those that have one are kept as targets.
-function* eachFile(cache: CachePaths, doomed: Doomed, strayRefs: Digest[]): Generator<CacheFile> {
+function* eachFile(cache: CachePaths, doomed: Doomed, strayRefs: Digest[], stock: Stock): Generator<CacheFile> {
+  for (const canonical of doomed.canonicals) {
+    const key = canonicalKey(canonical);
+    if (stock.mayHave("metadata", key)) yield { ...cache.metadata(key), canonical };
+  }
   const manifests = doomed.manifests.filter(isDigest);
-  for (const canonical of doomed.canonicals) yield { ...cache.metadata(canonicalKey(canonical)), canonical };
-  for (const digest of manifests) yield cache.vmdk(digest);
-  for (const digest of manifests) yield cache.fsmeta(digest);
-  yield* flatFilesOf(cache, manifests, strayRefs);
-  for (const diffId of doomed.layers) if (isDigest(diffId)) yield cache.layer(diffId);
+  const having = (kind: Kind) => manifests.filter((digest) => stock.mayHave(kind, digest));
+  for (const digest of having("vmdk")) yield cache.vmdk(digest);
+  for (const digest of having("fsmeta")) yield cache.fsmeta(digest);
+  yield* flatFilesOf(cache, having("flat_ref"), strayRefs);
+  for (const diffId of doomed.layers) if (stock.mayHave("layer", diffId) && isDigest(diffId)) yield cache.layer(diffId);
 }
 
 /**
@@ -67,10 +79,10 @@ export function unspelled({ db }: Larder, dropped: { id: number; reference: stri
 const FEW = 200;
 
 /** Measures files; those that are not there fall away. */
-export function measureTargets(files: Iterable<CacheFile>, look: Measure = target): Targets {
+export function measureTargets(files: Iterable<CacheFile>, stock = ON_DISK): Targets {
   const result: Targets = { targets: [], skipped: [] };
   for (const file of files) {
-    const made = look(file);
+    const made = stock.measure(file);
     if (made && isTarget(made)) result.targets.push(made);
     else if (made) result.skipped.push(made);
   }

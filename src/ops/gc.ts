@@ -6,6 +6,7 @@ import {
   type CollectOptions,
   collectRows,
   hasCollected,
+  NOTHING,
   planForDeletion,
   plannedRows,
 } from "./collect.ts";
@@ -33,7 +34,7 @@ export interface GcReport extends DiskReport {
 /** Collects orphan layers, untagged unpinned manifests and stray files: rows first, in short transactions, then files. */
 export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> {
   const pins = new PinWatch(larder);
-  const plan = await planForDeletion(larder, pins, options);
+  const { plan } = await planForDeletion(larder, pins, options, () => NOTHING);
   // Throws where a lock may not be opened: nothing could go then, and no row may whose files would have to stay.
   if (plan.targets.length + plan.leaving.length + plan.layerRows.length > 0)
     findRunningWork(larder.cache, larder.now(), options.grace);

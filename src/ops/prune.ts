@@ -3,7 +3,7 @@ import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
-import { unneededOf } from "../db/usage.ts";
+import { readRows } from "../db/usage.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { mayBeLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
@@ -18,6 +18,7 @@ import {
   type Leaving,
   planForDeletion,
   plannedRows,
+  type Selection,
 } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import {
@@ -33,7 +34,7 @@ import {
 import { bytesLeft, type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import type { Strays } from "./strays.ts";
 import { sweep } from "./sweep.ts";
-import { takeStock, targetsIn, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
+import { stockOf, takeStock, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
 
 export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
   policy: PrunePolicy;
@@ -68,27 +69,11 @@ export interface PruneReport extends DiskReport {
  */
 export async function prune(larder: Larder, options: PruneOptions): Promise<PruneReport> {
   const pins = new PinWatch(larder);
-  const now = larder.now();
-  // Without the locks: they are a half of all entries, and hold nothing.
-  const { usage, strays } = takeStock(larder, pins, options.grace, (cache, listing) => scanCache(cache, { listing }));
-  // An image whose digest is no digest has no files that could be named, and no policy may take it.
-  const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
-  const state = readState(larder, usage, used, strays, now, options.grace);
-  const plan = planPrune(state, options.policy, now);
-  const unmatched_keeps = findUnmatchedKeeps(state.images, options.policy.keep);
-  const spare = new Set(
-    plan.decisions
-      .filter(({ action, reference }) => action === "keep" && reference === null)
-      .map(({ digest }) => digest),
+  const { selection, plan: collection } = await planForDeletion(larder, pins, options, () =>
+    selectByPolicy(larder, pins, options),
   );
-  const collection = await planForDeletion(larder, pins, options, {
-    evicted: leavingBy(plan, used),
-    spare,
-    strays,
-    look: targetsIn(usage),
-    unneeded: (going) => unneededOf(usage.catalogue, going),
-  });
-  collection.unsafe.unshift(...namedUnsafe(usage));
+  const { plan, used, unmatched_keeps } = selection;
+  collection.unsafe.unshift(...selection.unsafe);
   if (options.dryRun) {
     return {
       ...report(plan, used, collection, plannedRows(collection)),
@@ -113,6 +98,37 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
 
 const CHANGED = "it was changed since the plan was made";
 
+/** What a policy selects, and what its report is made of. */
+interface PolicySelection extends Selection {
+  plan: PrunePlan;
+  used: UsedImage[];
+  unmatched_keeps: string[];
+  /** Named images that no policy may take, because what their rows hold is no digest. */
+  unsafe: string[];
+}
+
+function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: PruneOptions): PolicySelection {
+  const now = larder.now();
+  // Without the locks: they are a half of all entries, and hold nothing.
+  const { usage, strays } = takeStock(larder, pins, grace, (cache, listing) => scanCache(cache, { listing }));
+  // An image whose digest is no digest has no files that could be named.
+  const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
+  const state = readState(larder, usage, used, strays, now, grace);
+  const plan = planPrune(state, policy, now);
+  const kept = plan.decisions.filter(({ action, reference }) => action === "keep" && reference === null);
+  return {
+    plan,
+    used,
+    unmatched_keeps: findUnmatchedKeeps(state.images, policy.keep),
+    unsafe: namedUnsafe(usage),
+    evicted: leavingBy(plan, used),
+    spare: new Set(kept.map(({ digest }) => digest)),
+    strays,
+    stock: stockOf(usage),
+    rows: readRows(usage.catalogue),
+  };
+}
+
 function readState(
   larder: Larder,
   { files, images, catalogue }: Usage,
@@ -124,7 +140,7 @@ function readState(
   const { cache } = larder;
   const isWorking = findRunningWork(cache, now, grace) !== undefined;
   const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
-  const orphans = catalogue.layers.filter(({ isHeld }) => !isHeld);
+  const orphans = catalogue.layers.filter(({ manifests, isHeldElsewhere }) => manifests === 0 && !isHeldElsewhere);
   const orphaned = orphans.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
   const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
   const unsettled = findUnsettled(used, files, now, grace);

@@ -1,6 +1,6 @@
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
-import { deleteOrphans, layersOnlyOf } from "../db/layers.ts";
+import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
 import { dataVersion, readTransaction, writeTransaction } from "../db/write.ts";
@@ -90,7 +90,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       const decided = isPlanned ? planned : decide();
       deleteReferences(db, ids(decided.plan.drop));
       deleteManifests(db, ids(decided.plan.collect));
-      deleteOrphans(db, decided.layerIds);
+      deleteOrphans(db, decided.layerRows);
       return decided;
     });
     if (!removal) continue;
@@ -106,7 +106,7 @@ interface Removal extends Doomed {
   /** Of the catalogue that it was decided from. */
   version: bigint;
   plan: RemovalPlan;
-  layerIds: number[];
+  layerRows: DoomedLayer[];
   unsafe: string[];
 }
 
@@ -132,7 +132,7 @@ function decideRemoval(
     canonicals: unspelled(larder, plan.drop),
     manifests: plan.collect.map(({ digest }) => digest),
     layers: sound.map(({ diffId }) => diffId),
-    layerIds: ids(sound),
+    layerRows: sound,
     unsafe: layers.filter(({ diffId }) => !isDigest(diffId)).map(({ diffId }) => `layer ${quote(diffId)}`),
   };
 }

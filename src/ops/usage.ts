@@ -8,7 +8,7 @@ import { type CatalogueUsage, listUsage, type ManifestUsage } from "../db/usage.
 import { readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
-import type { Measure } from "./doomed.ts";
+import type { Stock } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
 import { findStrays, type Strays } from "./strays.ts";
 
@@ -44,19 +44,20 @@ export interface Usage {
   files: UsedFile[];
   images: UsedImage[];
   catalogue: CatalogueUsage;
+  index: FileIndex;
 }
 
-/** What of the cache's files is to go, as they were measured for the account: none is measured twice. */
-export function targetsIn({ files }: Usage): Measure {
-  // Made when the first is asked for: often nothing is to go.
-  let byPath: Map<string, UsedFile> | undefined;
-  return (file) => {
-    byPath ??= new Map(files.map((file) => [file.path, file]));
-    const used = byPath.get(file.path);
-    // A folder, or a further link to blocks that were counted already, is seldom met, and measured for itself.
-    if (!used || used.isFolder || used.link) return used && target(file);
-    const { inode, mtimeMs, ctimeMs, allocated } = used;
-    return { ...file, inode, mtimeMs, ctimeMs, bytes: allocated };
+/** The cache's files as they were measured for the account: none is measured twice. */
+export function stockOf({ files, index }: Usage): Stock {
+  return {
+    mayHave: (kind, name) => index.find(kind, name) !== undefined,
+    measure(file) {
+      const number = index.find(file.kind, file.key ?? file.digest!);
+      if (number === undefined) return undefined;
+      const { isFolder, link, inode, mtimeMs, ctimeMs, allocated } = files[number]!;
+      // A folder, or a further link to blocks that were counted already, is seldom met, and measured for itself.
+      return isFolder || link ? target(file) : { ...file, inode, mtimeMs, ctimeMs, bytes: allocated };
+    },
   };
 }
 
@@ -82,12 +83,7 @@ function measureUsage(larder: Larder, pins: PinWatch, entries: Iterable<CacheFil
   const index = indexFiles(entries, files);
   const images = catalogue.manifests.map((manifest): UsedImage => {
     const canonicals = manifest.names.map(({ reference }) => canonicalOrNull(reference));
-    const keys = new Set(canonicals.flatMap((canonical) => (canonical === null ? [] : canonicalKey(canonical))));
-    const needed = new Set([
-      ...[...keys].flatMap((key) => index.metadata.get(key) ?? []),
-      ...(index.manifests.get(manifest.digest) ?? []),
-      ...manifest.layers.flatMap(({ diffId }) => index.layers.get(diffId) ?? []),
-    ]);
+    const needed = index.of(manifest, canonicals);
     for (const file of needed) files[file]!.images++;
     return {
       manifest,
@@ -97,7 +93,7 @@ function measureUsage(larder: Larder, pins: PinWatch, entries: Iterable<CacheFil
       files: [...needed],
     };
   });
-  return { files, images, catalogue };
+  return { files, images, catalogue, index };
 }
 
 // msb refreshes a layer for every image that has it, so it tells about this image only where no other has it. One use
@@ -114,16 +110,49 @@ function lastUseOfName({ storedUpdatedAt, updatedAt, createdAt }: ManifestUsage[
   return storedUpdatedAt === null ? createdAt : updatedAt;
 }
 
-interface FileIndex {
-  metadata: Map<string, number>;
-  /** vmdk, fsmeta, flat ref and flat blob of a manifest. */
-  manifests: Map<string, number[]>;
-  layers: Map<string, number>;
+/** The numbers of the cache's files, by what is in their names. */
+class FileIndex {
+  private readonly numbers = new Map<Kind, Map<string, number>>();
+  /** The manifests that share a flat blob, and those that it then is a file of. */
+  private readonly sharing = new Map<string, string[]>();
+  private readonly blobs = new Map<string, number[]>();
+
+  // Refs are scanned before blobs, so a blob finds the manifests that need it.
+  add({ kind, path, digest, key }: CacheFile, number: number): void {
+    const name = key ?? digest;
+    if (name === undefined) return;
+    const numbers = this.numbers.get(kind) ?? new Map<string, number>();
+    this.numbers.set(kind, numbers.set(name, number));
+    if (kind === "flat_ref") {
+      const ref = readFlatRef(path);
+      if (ref) push(this.sharing, ref.artifact_digest, name);
+    }
+    if (kind === "flat_blob") for (const manifest of this.sharing.get(name) ?? []) push(this.blobs, manifest, number);
+  }
+
+  /** A file by its kind and the digest or key in its name. */
+  find(kind: Kind, name: string): number | undefined {
+    return this.numbers.get(kind)?.get(name);
+  }
+
+  /** The files of a manifest, whose names have these canonical forms. */
+  of({ digest, layers }: ManifestUsage, canonicals: (string | null)[]): Set<number> {
+    const files = new Set(this.blobs.get(digest));
+    const add = (kind: Kind, name: string) => {
+      const number = this.find(kind, name);
+      if (number !== undefined) files.add(number);
+    };
+    for (const kind of ["vmdk", "fsmeta", "flat_ref"] as const) add(kind, digest);
+    // A key is a hash, and where there is no such file, there is none to find by it.
+    if (this.numbers.has("metadata"))
+      for (const canonical of canonicals) if (canonical !== null) add("metadata", canonicalKey(canonical));
+    if (this.numbers.has("layer")) for (const { diffId } of layers) add("layer", diffId);
+    return files;
+  }
 }
 
 function indexFiles(entries: Iterable<CacheFile>, files: UsedFile[]): FileIndex {
-  const index: FileIndex = { metadata: new Map(), manifests: new Map(), layers: new Map() };
-  const refs = new Map<string, string[]>();
+  const index = new FileIndex();
   const counted = new Set<string>();
   for (const file of entries) {
     const stat = measure(file.path);
@@ -134,7 +163,7 @@ function indexFiles(entries: Iterable<CacheFile>, files: UsedFile[]): FileIndex 
     const { bytes, allocated } = stat.isDirectory()
       ? measureTree(file.path, counted)
       : { bytes: stat.size, allocated: allocatedBytes(stat) };
-    addToIndex(index, refs, file, files.length);
+    index.add(file, files.length);
     files.push({
       kind: file.kind,
       path: file.path,
@@ -149,23 +178,6 @@ function indexFiles(entries: Iterable<CacheFile>, files: UsedFile[]): FileIndex 
     });
   }
   return index;
-}
-
-// Refs are scanned before blobs, so a blob finds the manifests that need it.
-function addToIndex(
-  index: FileIndex,
-  refs: Map<string, string[]>,
-  { kind, path, digest, key }: CacheFile,
-  number: number,
-): void {
-  if (kind === "metadata") index.metadata.set(key!, number);
-  if (kind === "layer") index.layers.set(digest!, number);
-  if (kind === "vmdk" || kind === "fsmeta" || kind === "flat_ref") push(index.manifests, digest!, number);
-  if (kind === "flat_ref") {
-    const ref = readFlatRef(path);
-    if (ref) push(refs, ref.artifact_digest, digest!);
-  }
-  if (kind === "flat_blob") for (const manifest of refs.get(digest!) ?? []) push(index.manifests, manifest, number);
 }
 
 function push<T>(map: Map<string, T[]>, key: string, value: T): void {
