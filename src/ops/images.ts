@@ -170,7 +170,7 @@ export function toHandle(row: ImageRow, pins: Pins): Handle {
     media_type: row.mediaType,
     pinned_by: pinsOf(row, pins),
     variant: row.variant,
-    damage: pins.unreadable.length === 0 ? damageOf(row) : [...damageOf(row), ...unreadableOf(pins)],
+    damage: [...damageOf(row), ...unreadableOf(pins)],
   };
 }
 
