@@ -21,8 +21,8 @@ export interface ImageRow {
   layerCount: number | null;
   sizeBytes: number | bigint | null;
   createdAt: Timestamp | null;
-  /** The same as the column holds it, by which lists are sorted; null where it is no plain text. */
-  storedCreatedAt: string | null;
+  /** The same as the column holds it; see `placeOf`. */
+  storedCreatedAt: unknown;
   updatedAt: Timestamp | null;
   /** What could not be read, a phrase each. */
   damage: string[];
@@ -54,6 +54,11 @@ export interface Place {
 const TIME = `iif(typeof(created_at) = 'text' AND length(created_at) < 100 AND octet_length(created_at) = length(created_at) AND created_at NOT GLOB '*[^ -~]*', created_at, NULL)`;
 const PLAIN = /^[ -~]{0,99}$/;
 const BEHIND = `(?2 IS NULL OR ${TIME} < ?1 OR (${TIME} IS NULL AND ?1 IS NOT NULL) OR (${TIME} IS ?1 AND id > ?2))`;
+
+/** The place of a row that was listed; an untagged manifest's is by its own id. */
+export function placeOf({ id, manifestId, storedCreatedAt: time }: ImageRow): Place {
+  return { storedCreatedAt: typeof time === "string" && PLAIN.test(time) ? time : null, id: id ?? manifestId ?? 0 };
+}
 
 /** Every reference, newest first, from behind a place on, and at most so many of them; read a few at a time. */
 export function* eachImage(db: Database, after?: Place, most?: number): Generator<ImageRow> {
@@ -87,14 +92,14 @@ function placed(after: Place | undefined, most: number | undefined): (string | n
   return most === undefined ? place : [...place, most];
 }
 
+// CROSS JOIN keeps the order of the ids: without it SQLite sorts the rows once more.
 function listByIds(db: Database, ids: unknown[]): ImageRow[] {
   return db
     .query<Row, [string]>(
       `SELECT${COLUMNS}
        FROM json_each(?) AS wanted
-       JOIN image_ref AS r ON r.id = wanted.value
-       LEFT JOIN manifest AS m ON m.id = r.manifest_id
-       ORDER BY wanted.key`,
+       CROSS JOIN image_ref AS r ON r.id = wanted.value
+       LEFT JOIN manifest AS m ON m.id = r.manifest_id`,
     )
     .all(`[${ids}]`)
     .map(parseImage);
@@ -175,7 +180,6 @@ function selectByReferences(db: Database, references: string[]): ImageRow[] {
 function parseImage(row: Row): ImageRow {
   const read = new RowReader(row);
   const digest = read.text("digest");
-  const { created_at } = row;
   if (row.manifest_id === null) read.damaged("manifest", "is missing");
   return {
     id: read.count("id"),
@@ -189,7 +193,7 @@ function parseImage(row: Row): ImageRow {
     layerCount: read.count("layer_count"),
     sizeBytes: read.integer("size_bytes"),
     createdAt: read.timestamp("created_at"),
-    storedCreatedAt: typeof created_at === "string" && PLAIN.test(created_at) ? created_at : null,
+    storedCreatedAt: row.created_at,
     updatedAt: read.timestamp("updated_at"),
     damage: read.damage,
   };

@@ -7,6 +7,7 @@ import {
   listLabels,
   listUntagged,
   type Place,
+  placeOf,
 } from "../db/images.ts";
 import { type Pin, type Pins, readPins } from "../db/pins.ts";
 import { isStringMap } from "../db/row.ts";
@@ -95,9 +96,8 @@ export function listPage(larder: Larder, filter: Filter, all: boolean, limit: nu
   });
 }
 
-function positionOf({ id, manifestId, reference, storedCreatedAt }: ImageRow): Position {
-  const isUntagged = reference === null && id === null;
-  return { isUntagged, storedCreatedAt, id: (isUntagged ? manifestId : id) ?? 0 };
+function positionOf(row: ImageRow): Position {
+  return { isUntagged: row.reference === null && row.id === null, ...placeOf(row) };
 }
 
 function* eachRow(
