@@ -100,9 +100,13 @@ function measureUsage(larder: Larder, pins: PinWatch, entries: Iterable<CacheFil
 // that cannot be dated makes the latest unknown; an untagged image has only its own age to go by.
 function lastUse({ createdAt, names, layers }: ManifestUsage): number | null {
   const uses = names.length > 0 ? names.map(lastUseOfName) : [createdAt];
-  const own = layers.filter(({ manifests }) => manifests === 1).map(({ lastUsedAt }) => lastUsedAt ?? 0);
-  const dated = uses.filter((use) => use !== null);
-  return dated.length === uses.length ? Math.max(...dated, ...own) : null;
+  let latest = Number.NEGATIVE_INFINITY;
+  for (const use of uses) {
+    if (use === null) return null;
+    latest = Math.max(latest, use);
+  }
+  for (const { manifests, lastUsedAt } of layers) if (manifests === 1) latest = Math.max(latest, lastUsedAt ?? 0);
+  return latest;
 }
 
 // A time that is there and cannot be read may be any.
