@@ -438,7 +438,7 @@ class Pair {
         [
           ...[reference, digest, created_at, last_used_at, layer_count, size_bytes],
           pinned_by.map(({ kind, name }) => `${kind} ${name}`).sort(),
-          damage,
+          damage.map((what) => what.split(":")[0]),
         ].join(" | "),
     );
     expectSame(handles, this.expectedHandles());
@@ -500,7 +500,7 @@ class Pair {
       return [
         ...[name, digest, rfc3339(created), used === null ? null : rfc3339(used), layers.length, size],
         oracle.pinsOf(digest),
-        [],
+        oracle.pins.some(({ kind }) => kind === "unreadable") ? ["pinned_by may lack something"] : [],
       ].join(" | ");
     };
     const named = [...oracle.names.values()];
