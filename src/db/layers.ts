@@ -193,31 +193,19 @@ function parseDoomed(row: { id: bigint; diff_id: unknown }): DoomedLayer {
   return { id: Number(row.id), diffId: String(row.diff_id) };
 }
 
-/**
- * Deletes those of these layer rows that no manifest has, as the index says, and returns the diff IDs of those that are gone;
- * by whom does not matter.
- */
+/** Deletes those of these layer rows that no manifest has, as the index says, and returns their diff IDs. */
 export function deleteOrphans(db: Database, layers: DoomedLayer[]): string[] {
-  const ids = JSON.stringify(layers.map(({ id }) => id));
-  const { changes } = db
+  // Their ids are returned: with the diff IDs it would take a seventh longer.
+  const gone = db
     .query<unknown, [string]>(
       `DELETE FROM layer
        WHERE id IN (SELECT value FROM json_each(?))
-         AND NOT EXISTS (SELECT 1 FROM manifest_layer AS j WHERE j.layer_id = layer.id)`,
+         AND NOT EXISTS (SELECT 1 FROM manifest_layer AS j WHERE j.layer_id = layer.id)
+       RETURNING id`,
     )
-    .run(ids);
-  // Nearly always: to have each row returned takes a third as long again.
-  const left = changes === layers.length ? new Set() : layersAmong(db, ids);
-  return layers.filter(({ id }) => !left.has(id)).map(({ diffId }) => diffId);
-}
-
-function layersAmong(db: Database, ids: string): Set<number> {
-  return new Set(
-    db
-      .query<{ id: bigint }, [string]>("SELECT id FROM layer WHERE id IN (SELECT value FROM json_each(?))")
-      .all(ids)
-      .map(({ id }) => Number(id)),
-  );
+    .values(JSON.stringify(layers.map(({ id }) => id)));
+  const ids = new Set(gone.map(([id]) => Number(id)));
+  return layers.filter(({ id }) => ids.has(id)).map(({ diffId }) => diffId);
 }
 
 /** Whether a layer with this diff ID is on record. */

@@ -1,6 +1,5 @@
 import type { Database } from "bun:sqlite";
-import { type DoomedLayer, unneededLayers } from "./layers.ts";
-import { referencesOf, untaggedManifests } from "./manifests.ts";
+import type { DoomedLayer } from "./layers.ts";
 import { parseTimestampMs } from "./timestamp.ts";
 
 /** A manifest with its names and layers, for accounting. Times are milliseconds since 1970, null where unknown. */
@@ -78,44 +77,14 @@ export function listUsage(db: Database): CatalogueUsage {
   return { manifests: [...manifests.values()], layers: [...layers.values()] };
 }
 
-/** What a plan asks of the rows: of the tables, or of all of them as they were read before. */
-export interface Rows {
-  /** The manifests that no reference names. */
-  untagged(): { id: number; digest: string }[];
-  /** The row ids of the references that name each of these manifests. */
-  namesOf(manifestIds: number[]): { id: number; manifestId: number }[];
-  /** The layers that no manifest has, or none but these; see `unneededLayers`. */
-  unneeded(leavingManifestIds: number[]): DoomedLayer[];
-}
-
-/** Asks the tables. */
-export function storedRows(db: Database): Rows {
-  return {
-    untagged: () => untaggedManifests(db),
-    namesOf: (manifestIds) => referencesOf(db, manifestIds),
-    unneeded: (leavingManifestIds) => unneededLayers(db, leavingManifestIds),
-  };
-}
-
-/** The same of a catalogue that was read before. */
-export function readRows({ manifests, layers }: CatalogueUsage): Rows {
-  return {
-    untagged: () => manifests.filter(({ names }) => names.length === 0),
-    namesOf(manifestIds) {
-      const asked = new Set(manifestIds);
-      return manifests
-        .filter(({ id }) => asked.has(id))
-        .flatMap(({ id: manifestId, names }) => names.map(({ id }) => ({ id, manifestId })));
-    },
-    unneeded(leavingManifestIds) {
-      const leaving = new Set(leavingManifestIds);
-      const staying = manifests.filter(({ id }) => !leaving.has(id));
-      const needed = new Set(layers.filter(({ isHeldElsewhere }) => isHeldElsewhere));
-      for (const { layers } of staying) for (const layer of layers) needed.add(layer);
-      const twins = new Set(Array.from(needed, ({ diffId }) => diffId));
-      return layers.filter((layer) => !needed.has(layer) && !twins.has(layer.diffId));
-    },
-  };
+/** What `unneededLayers` says, of a catalogue that was read before. */
+export function unneededOf({ manifests, layers }: CatalogueUsage, leavingManifestIds: number[]): DoomedLayer[] {
+  const leaving = new Set(leavingManifestIds);
+  const staying = manifests.filter(({ id }) => !leaving.has(id));
+  const needed = new Set(layers.filter(({ isHeldElsewhere }) => isHeldElsewhere));
+  for (const { layers } of staying) for (const layer of layers) needed.add(layer);
+  const twins = new Set(Array.from(needed, ({ diffId }) => diffId));
+  return layers.filter((layer) => !needed.has(layer) && !twins.has(layer.diffId));
 }
 
 function toMs(text: unknown): number | null {

@@ -3,10 +3,9 @@ import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
 import { deleteReferences } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
-import { type DoomedLayer, deleteOrphans } from "../db/layers.ts";
-import { deleteManifests, referencesOf, untaggedAmong } from "../db/manifests.ts";
+import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
+import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
 import { namePins } from "../db/pins.ts";
-import { type Rows, storedRows } from "../db/usage.ts";
 import { BatchSize, keepPages, readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
@@ -40,8 +39,8 @@ export interface Selection {
   strays?: Strays;
   /** The cache's files, where they are measured already. */
   stock?: Stock;
-  /** The rows, where they are read already. */
-  rows?: Rows;
+  /** `unneededLayers`, where all that it reads is read already. */
+  unneeded?: (going: number[]) => DoomedLayer[];
 }
 
 /** No policy: what a gc takes, and no more. */
@@ -115,24 +114,26 @@ export function planCollection(
  * Plans a collection that is going to be applied: throws `damaged` for a damaged database, and looks again before it
  * takes a catalogue for lost. Another larder has its rows gone a moment before its metadata files.
  */
-export async function planForDeletion<S extends Selection = Selection>(
+export async function planForDeletion<S extends Selection>(
   larder: Larder,
   pins: PinWatch,
   options: CollectOptions,
   select: () => S,
 ): Promise<{ selection: S; plan: CollectionPlan }> {
-  const { db, home } = larder;
-  const made = await whileChecked(larder, () => {
-    refuseLostLayers(db, home.database);
-    const selection = select();
+  const planSafely = (selection: Selection) => {
+    refuseLostLayers(larder.db, larder.home.database);
     const plan = planCollection(larder, pins, options, selection);
-    refuseUnnamedLayers(db, home.database, plan.going);
-    return { selection, plan };
+    refuseUnnamedLayers(larder.db, larder.home.database, plan.going);
+    return plan;
+  };
+  const made = await whileChecked(larder, () => {
+    const selection = select();
+    return { selection, plan: planSafely(selection) };
   });
   const { evicted, spare } = made.selection;
   for (let look = 0; made.plan.unaccounted !== null && look < 3; look++) {
     await Bun.sleep(100);
-    made.plan = planCollection(larder, pins, options, { evicted, spare });
+    made.plan = planSafely({ evicted, spare });
   }
   return made;
 }
@@ -141,19 +142,20 @@ function planRows(
   larder: Larder,
   pins: PinWatch,
   { layersOnly }: CollectOptions,
-  { evicted, spare, rows = storedRows(larder.db) }: Selection,
+  { evicted, spare, unneeded }: Selection,
 ) {
+  const { db } = larder;
   const { byDigest } = pins.readAll();
   const untagged = layersOnly
     ? []
-    : rows.untagged().filter(({ digest }) => !byDigest.has(digest) && !spare.has(digest));
-  const leaving = [...evicted, ...untagged.map(({ id, digest }): Leaving => ({ id, digest, drop: [] }))].filter(
+    : untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest) && !spare.has(digest));
+  const leaving = [...evicted, ...untagged.map((manifest): Leaving => ({ ...manifest, drop: [] }))].filter(
     ({ digest }) => isDigest(digest),
   );
   const dropped = leaving.flatMap(({ drop }) => drop);
-  const gone = withoutNames(rows, leaving, dropped);
+  const gone = withoutNames(larder, leaving, dropped);
   const going = gone.map(({ id }) => id);
-  const layers = rows.unneeded(going);
+  const layers = unneeded?.(going) ?? unneededLayers(db, going);
   const layerRows = layers.filter(({ diffId }) => isDigest(diffId));
   return {
     leaving,
@@ -174,9 +176,12 @@ function planRows(
 }
 
 // Those that have no name left once `dropped` are gone.
-function withoutNames(rows: Rows, leaving: Leaving[], dropped: { id: number }[]): Leaving[] {
+function withoutNames({ db }: Larder, leaving: Leaving[], dropped: { id: number }[]): Leaving[] {
   const ids = new Set(dropped.map(({ id }) => id));
-  const names = rows.namesOf(leaving.map(({ id }) => id));
+  const names = referencesOf(
+    db,
+    leaving.map(({ id }) => id),
+  );
   const named = new Set(names.filter(({ id }) => !ids.has(id)).map(({ manifestId }) => manifestId));
   return leaving.filter(({ id }) => !named.has(id));
 }

@@ -5,7 +5,6 @@ import { scanEverything } from "../cache/scan.ts";
 import { findLostLayer, findUnnamedLayer } from "../db/integrity.ts";
 import type { Pin } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
-import { readRows } from "../db/usage.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
 import { NOTHING, planCollection } from "./collect.ts";
@@ -87,8 +86,7 @@ function foresee(
   const lost = findLostLayer(db);
   if (lost !== undefined) return refuse(`the row of a layer of ${lost} is lost`);
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
-  const known = { strays, stock: stockOf(usage), rows: readRows(usage.catalogue) };
-  const plan = planCollection(larder, pins, options, { ...NOTHING, ...known });
+  const plan = planCollection(larder, pins, options, { ...NOTHING, strays, stock: stockOf(usage) });
   const unnamed = findUnnamedLayer(db, plan.going);
   if (unnamed !== undefined) return refuse(`a layer of ${unnamed} has a diff ID that is no digest`);
   const { unaccounted, targets } = plan;

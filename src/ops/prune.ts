@@ -3,7 +3,7 @@ import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
-import { readRows } from "../db/usage.ts";
+import { unneededOf } from "../db/usage.ts";
 import { fileSystemOf } from "../host/disk.ts";
 import { mayBeLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
@@ -125,13 +125,13 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
     spare: new Set(kept.map(({ digest }) => digest)),
     strays,
     stock: stockOf(usage),
-    rows: readRows(usage.catalogue),
+    unneeded: (going) => unneededOf(usage.catalogue, going),
   };
 }
 
 function readState(
   larder: Larder,
-  { files, images, catalogue }: Usage,
+  { files, images, catalogue, index }: Usage,
   used: UsedImage[],
   strays: Strays,
   now: number,
@@ -145,9 +145,14 @@ function readState(
   const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
   const unsettled = findUnsettled(used, files, now, grace);
   const { units, bytes } = unitsOf(files);
-  // What an image needs that no policy may take stays, as does a file that is nobody's and no garbage either, and a
-  // folder in an artifact's place.
-  const staying = images.filter(({ manifest }) => !isDigest(manifest.digest)).flatMap(({ files }) => files);
+  // What an image needs that no policy may take stays, as does a file that is nobody's and no garbage either, a layer of a
+  // manifest that is not there, and a folder in an artifact's place.
+  const staying = [
+    ...images.filter(({ manifest }) => !isDigest(manifest.digest)).flatMap(({ files }) => files),
+    ...catalogue.layers
+      .filter(({ isHeldElsewhere }) => isHeldElsewhere)
+      .flatMap(({ diffId }) => index.find("layer", diffId) ?? []),
+  ];
   const isKept = ({ path }: UsedFile) => !garbage.has(path);
   for (const [i, file] of files.entries())
     if ((file.images === 0 && isKept(file)) || (file.isFolder && !cache.isScratch(file.path))) staying.push(i);

@@ -1,20 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import { listUsage, type Rows, readRows, storedRows } from "../../src/db/usage.ts";
+import { type DoomedLayer, unneededLayers } from "../../src/db/layers.ts";
+import { listUsage, unneededOf } from "../../src/db/usage.ts";
 import { digest, TemporaryCatalogue } from "./catalogue.ts";
 
 const [A, B, C] = ["a", "b", "c"].map(digest) as [string, string, string];
-
-/** What rows answer, of images that go by these row ids. */
-function answers(rows: Rows, going: number[]) {
-  return {
-    untagged: rows.untagged().map(({ id, digest }) => `${id} ${digest}`),
-    names: rows
-      .namesOf(going)
-      .map(({ id, manifestId }) => `${id} ${manifestId}`)
-      .sort(),
-    unneeded: rows.unneeded(going).map(({ id, diffId }) => `${id} ${diffId}`),
-  };
-}
 
 const CATALOGUES: [name: string, fill: (catalogue: TemporaryCatalogue) => void][] = [
   ["that is empty", () => {}],
@@ -59,12 +48,13 @@ const CATALOGUES: [name: string, fill: (catalogue: TemporaryCatalogue) => void][
   ],
 ];
 
-describe("readRows", () => {
-  test.each(CATALOGUES)("answers as the tables do of a catalogue %s", (_, fill) => {
+describe("unneededOf", () => {
+  test.each(CATALOGUES)("finds the layers that `unneededLayers` does, in a catalogue %s", (_, fill) => {
     using catalogue = new TemporaryCatalogue();
     fill(catalogue);
-    const read = readRows(listUsage(catalogue.db));
+    const read = listUsage(catalogue.db);
+    const named = (layers: DoomedLayer[]) => layers.map(({ id, diffId }) => `${id} ${diffId}`);
     for (const going of [[], [1], [2], [1, 2]])
-      expect(answers(read, going)).toEqual(answers(storedRows(catalogue.db), going));
+      expect(named(unneededOf(read, going))).toEqual(named(unneededLayers(catalogue.db, going)));
   });
 });

@@ -412,6 +412,17 @@ describe("prune", () => {
     expect(existsSync(store.layerPath("base"))).toBe(true);
   });
 
+  test("does not count on a layer that a row has for an image which is not there", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { base: 40_960 } });
+    store.db.run("PRAGMA foreign_keys = OFF");
+    store.db.run("INSERT INTO manifest_layer (manifest_id, layer_id, position) VALUES (77, 1, 0)");
+    const report = await pruneStore(store, { maxSize: 0 });
+    expect(report.target!.planned).toBe(report.bytes_reclaimed);
+    expect(report.target!.missing).toBeGreaterThanOrEqual(40_960);
+    expect(existsSync(store.layerPath("base"))).toBe(true);
+  });
+
   test("says when each image was last used", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], used: 3 * DAY });
