@@ -11,7 +11,7 @@ import {
 import { measure } from "../../cache/file.ts";
 import { readFlatRef } from "../../cache/flat.ts";
 import { hashFile } from "../../cache/hash.ts";
-import type { CacheFile } from "../../cache/paths.ts";
+import type { CacheFile, CachePaths } from "../../cache/paths.ts";
 import { listErofsSizes } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import { listUsage, type ManifestUsage } from "../../db/usage.ts";
@@ -33,10 +33,11 @@ export function* checkArtifacts(
   progress?: Progress,
 ): Generator<Problem | undefined> {
   const { cache, db } = larder;
-  const manifests = listUsage(db).manifests.filter(({ digest }) => isDigest(digest));
+  const recorded = listUsage(db).manifests;
+  const manifests = recorded.filter(({ digest }) => isDigest(digest));
   // An untagged image that nothing pins is only waiting for gc.
   const pulled = manifests.filter(({ names, digest }) => names.length > 0 || pins.byDigest.has(digest));
-  const pinned = pinnedFiles(larder, pins);
+  const pinned = pinnedFiles(cache, recorded, pins);
   const layers = new Set(manifests.flatMap(({ layers }) => layers.map(({ diffId }) => diffId)).filter(isDigest));
   const faulty = new Set<string>();
   let done = 0;
@@ -58,9 +59,13 @@ export function* checkArtifacts(
   }
 }
 
-/** The files that a pinned image needs. They are left to msb: a running VM may have them open. */
-export function pinnedFiles({ cache, db }: Larder, { byDigest, unreadable }: Pins): ReadonlySet<string> {
-  const pinned = listUsage(db).manifests.filter(({ digest }) => byDigest.has(digest) || unreadable.length > 0);
+/** The files of these that a pinned image needs. They are left to msb: a running VM may have them open. */
+export function pinnedFiles(
+  cache: CachePaths,
+  manifests: ManifestUsage[],
+  { byDigest, unreadable }: Pins,
+): ReadonlySet<string> {
+  const pinned = manifests.filter(({ digest }) => byDigest.has(digest) || unreadable.length > 0);
   const files = pinned.flatMap(({ digest, layers }) => [
     ...(isDigest(digest) ? [cache.vmdk(digest), cache.fsmeta(digest)] : []),
     ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),

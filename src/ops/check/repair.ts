@@ -8,6 +8,7 @@ import { danglingManifest, findImages, repointDangling } from "../../db/images.t
 import { refuseLostLayers, refuseUnnamedLayers } from "../../db/integrity.ts";
 import { setErofsSize } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
+import { listUsage } from "../../db/usage.ts";
 import { asCatalogueError, writeTransaction } from "../../db/write.ts";
 import { asLarderError, type Code, LarderError, namingPath } from "../../error.ts";
 import { FileLock } from "../../host/flock.ts";
@@ -156,7 +157,7 @@ async function discard(
   // Asked inside the empty write transaction, where nobody can add a pin.
   const stillFaulty = (file: CacheFile) => {
     const now = watch.read();
-    if (now !== pins) pinned = pinnedFiles(larder, now);
+    if (now !== pins) pinned = pinnedFiles(larder.cache, listUsage(larder.db).manifests, now);
     pins = now;
     if (pinned.has(file.path)) return "a sandbox or snapshot needs it";
     const isFaulty = file.kind === "vmdk" ? readExtents(file.path).length === 0 : isRejected(examineErofs(file.path));
