@@ -40,8 +40,9 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
     ...artifacts,
     ...strays,
   ]) {
+    const identity = identify(each);
     // A layer that a hundred images share has one fault.
-    if (!problems.has(identify(each))) problems.set(identify(each), each);
+    if (!problems.has(identity)) problems.set(identity, each);
   }
   const isWritable = !database.some(({ code }) => code === "migrations-missing");
   return [...problems.values()].map(({ mend, ...rest }) => (mend && isWritable ? { ...rest, mend } : rest));
