@@ -111,8 +111,9 @@ export function planCollection(
 }
 
 /**
- * Plans a collection that is going to be applied: throws `damaged` for a damaged database, and looks again before it
- * takes a catalogue for lost. Another larder has its rows gone a moment before its metadata files.
+ * Plans a collection that is going to be applied, and gives with it what `select` made: throws `damaged` for a damaged
+ * database, which is looked at while `select` reads what it needs, and looks again before it takes a catalogue for lost.
+ * Another larder has its rows gone a moment before its metadata files.
  */
 export async function planForDeletion<S extends Selection>(
   larder: Larder,

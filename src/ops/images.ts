@@ -187,7 +187,7 @@ export function damageOf({ damage, digest }: ImageRow): string[] {
 // The image may be in use by what could not be read, and a program that reads standard output alone must not take it for
 // unused. The first of them: there may be one a sandbox, and `larder check` names them all.
 function unreadableOf({ unreadable }: Pins): string[] {
-  if (unreadable.length === 0) return unreadable;
+  if (unreadable.length === 0) return [];
   const [trouble, ...others] = unreadable;
   const more = others.length > 0 ? `, and ${others.length} more` : "";
   return [`pinned_by may lack something: ${trouble}${more}`];

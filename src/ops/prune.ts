@@ -103,7 +103,7 @@ interface PolicySelection extends Selection {
   plan: PrunePlan;
   used: UsedImage[];
   unmatched_keeps: string[];
-  /** Named images that no policy may take, because what their rows hold is no digest. */
+  /** Named images that stay, because what their rows hold is no digest. */
   unsafe: string[];
 }
 
@@ -111,7 +111,7 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   const now = larder.now();
   // Without the locks: they are a half of all entries, and hold nothing.
   const { usage, strays } = takeStock(larder, pins, grace, (cache, listing) => scanCache(cache, { listing }));
-  // An image whose digest is no digest has no files that could be named.
+  // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
   const state = readState(larder, usage, used, strays, now, grace);
   const plan = planPrune(state, policy, now);

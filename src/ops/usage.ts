@@ -117,8 +117,9 @@ function lastUseOfName({ storedUpdatedAt, updatedAt, createdAt }: ManifestUsage[
 /** The numbers of the cache's files, by what is in their names. */
 class FileIndex {
   private readonly numbers = new Map<Kind, Map<string, number>>();
-  /** The manifests that share a flat blob, and those that it then is a file of. */
+  /** By a flat blob's digest, the manifests whose refs name it. */
   private readonly sharing = new Map<string, string[]>();
+  /** By a manifest's digest, its flat blobs. */
   private readonly blobs = new Map<string, number[]>();
 
   // Refs are scanned before blobs, so a blob finds the manifests that need it.
