@@ -246,6 +246,23 @@ function onHome(
   return result;
 }
 
+// As many images as most hosts have. No goal of their own, but nobody should have to wait for larder instead of msb.
+function small(shop: Workshop): void {
+  const works: [work: string, larder: string[], msb: string[]][] = [
+    ["`rm` of one", ["rm", referenceOf(4)], ["image", "rm", referenceOf(4)]],
+    ["`prune` of all", PRUNE, MSB_PRUNE],
+  ];
+  for (const [work, ours, theirs] of works)
+    compare(
+      `${work} of 20 images, with files`,
+      inTurn(PAIRS * 2, {
+        larder: () => onHome(shop, "larder", 20, { files: true }, (home) => runLarder(home, ours)),
+        msb: () => onHome(shop, "msb", 20, { files: true }, (home) => runMsb(home, theirs)),
+      }),
+      { most: 1 },
+    );
+}
+
 function pruneAll(shop: Workshop): void {
   const images = QUICK ? 1000 : 4000;
   compare(`\`prune\` of all ${images}, with files`, pruneInTurn(shop, PAIRS, images, { files: true }), { faster: 3 });
@@ -446,6 +463,7 @@ function table(): string {
   const parts: Record<string, () => void | Promise<void>> = {
     start,
     read: () => read(shop),
+    small: () => small(shop),
     large: () => large(shop),
     all: () => pruneAll(shop),
     half: () => pruneHalf(shop),
