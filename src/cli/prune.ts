@@ -143,11 +143,14 @@ function sayOutcome(report: PruneReport): number {
   sayDisk(report);
   if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
   if (report.target && report.target.missing > 0) {
-    const { missing } = report.target;
+    const { missing, left } = report.target;
     const stays = report.decisions.some(({ action }) => action === "keep")
       ? "what is left is in use, kept or too young"
       : "no image is left";
-    complain(`the target cannot be reached: ${formatSize(missing)} are missing (${missing} bytes), and ${stays}`);
+    const more = left > 0 ? `; ${formatSize(left)} more (${left} bytes) are in files that were left` : "";
+    complain(
+      `the target cannot be reached: ${formatSize(missing)} are missing (${missing} bytes), and ${stays}${more}`,
+    );
     return exitCode("unreachable");
   }
   const short = report.target ? shortOf(report.target) : 0;

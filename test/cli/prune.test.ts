@@ -418,6 +418,19 @@ describe("larder prune: plan and application", () => {
     expect(stderr).toContain(`(${short} bytes)`);
   });
 
+  test("says of a target out of reach what was left besides because of a pull", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });
+    store.pinBySandbox("web", store.image({ names: ["acme/web:1"], layers: { web: 8192 } }));
+    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    const { code, stdout, stderr } = await larder(store.home, "prune", "--max-size", "1000", "--format", "json");
+    expect(code).toBe(6);
+    const { target } = JSON.parse(stdout);
+    expect(target.missing + target.left).toBe(allocatedIn(store.cache) - 1000);
+    expect(stderr).toContain(`(${target.missing} bytes), and what is left is in use, kept or too young; `);
+    expect(stderr).toContain(` more (${target.left} bytes) are in files that were left\n`);
+  });
+
   test("stays below --max-size, and takes no image without need", async () => {
     using store = new Store();
     for (let i = 1; i <= 9; i++)

@@ -25,7 +25,7 @@ const PROBLEMS = {
   ],
   "json-unreadable": ["damage", "pull the image again"],
   "column-unreadable": ["damage", "pull the image again, or remove the reference"],
-  "pin-unreadable": ["damage", "nothing is deleted while it is so; mend or remove the sandbox or snapshot with msb"],
+  "pin-unreadable": ["damage", "no image is deleted while it is so; mend or remove the sandbox or snapshot with msb"],
   "config-missing": ["damage", "pull the image again"],
   "layers-missing": ["damage", "pull the image again"],
   "layer-count-mismatch": ["damage", "pull the image again"],
@@ -64,7 +64,7 @@ const PROBLEMS = {
   ],
   "metadata-unrecorded": [
     "note",
-    "put its image on record with larder persist REFERENCE, or sweep it with larder gc --sweep-unrecorded",
+    "put its image on record with larder persist REFERENCE, or sweep it with larder gc (and --sweep-unrecorded where gc refuses)",
   ],
   "stray-file": ["note", "larder gc takes it once it is old enough"],
   "staging-stale": ["note", "larder gc takes it once it is old enough"],
