@@ -13,7 +13,7 @@ export default defineCommand({
   aliases: ["rm"],
   summary: "Drop references, and what nothing else needs",
   details:
-    "An image in use by a sandbox or a snapshot keeps its last name. With --force the name goes and the data stays,\nuntagged, until nothing needs it. Other names of the same image are not affected.",
+    "An image in use by a sandbox or a snapshot keeps its last name. With --force the name goes and the data stays,\nuntagged, until nothing needs it. Other names of the same image are not affected.\nA reference is matched as typed first, then by its canonical form: where both are on record, a second rm takes the other.",
   flags: {
     "reference...": { type: "positional", description: "the references to drop" },
     force: {
