@@ -87,7 +87,7 @@ export function planCollection(
   larder: Larder,
   pins: PinWatch,
   options: CollectOptions,
-  selection = NOTHING,
+  selection: Selection,
 ): CollectionPlan {
   const { strays, stock } = selection;
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, selection));
