@@ -86,7 +86,7 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   await withLarder(openOrCreate(home), async (larder) => {
     try {
       for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
-        outcome.done.push(...persist(larder, batch.value, (db, change) => size.run(db, change)));
+        outcome.done.push(...persist(larder, batch.value, (db, change) => size.run(db, batch.value.length, change)));
         bar.show(outcome.done.length);
       }
     } catch (error) {

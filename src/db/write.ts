@@ -34,25 +34,33 @@ export function writeTransaction<T>(db: Database, change: () => T): T {
 // How long one transaction of many should last: msb takes the write lock at every start.
 const BATCH_MS = 60;
 const LEAST_ITEMS = 20;
+// The next batch may need pages that this one did not.
+const MOST_GROWTH = 4;
 
 /** How many items one transaction takes, on this machine and this catalogue: as many as it gets done in time. */
 export class BatchSize {
+  size: number;
+
   /** `most` where an item takes no time worth the name, but memory. */
   constructor(
-    public size: number,
+    first: number,
     private readonly most: number,
-  ) {}
+  ) {
+    this.size = Math.min(first, most);
+  }
 
-  /** `writeTransaction` with a change of `size` items. The wait for the write lock does not count. */
-  run<T>(db: Database, change: () => T): T {
+  /** `writeTransaction` with a change of so many items, `size` at most. The wait for the write lock does not count. */
+  run<T>(db: Database, items: number, change: () => T): T {
     let start = 0;
     const result = writeTransaction(db, () => {
       start = performance.now();
       return change();
     });
     const took = performance.now() - start;
-    const inTime = Math.round((this.size * BATCH_MS) / took);
-    this.size = Math.min(Math.max(inTime, LEAST_ITEMS), 2 * this.size, this.most);
+    // What is left for the last one says little: most of its time is what every transaction takes.
+    if (items < this.size) return result;
+    const inTime = Math.round((items * BATCH_MS) / took);
+    this.size = Math.min(Math.max(inTime, LEAST_ITEMS), MOST_GROWTH * items, this.most);
     return result;
   }
 }

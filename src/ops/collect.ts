@@ -202,9 +202,10 @@ export async function collectRows(
   keepPages(db);
   // What a statement needs to undo itself is a half of all that a delete writes, and would go to a temporary file.
   db.run("PRAGMA temp_store = MEMORY");
+  const manifests = new BatchSize(FIRST_MANIFESTS, MOST_ROWS);
   try {
     const collect = (batch: Leaving[]) => collectBatch(larder, batch, pins);
-    for await (const done of inBatches(db, plan.leaving, FIRST_MANIFESTS, stopped, collect)) {
+    for await (const done of inBatches(db, plan.leaving, manifests, stopped, collect)) {
       rows.references.push(...done.references);
       rows.manifests.push(...done.manifests);
       rows.spared.push(...done.spared);
@@ -215,9 +216,9 @@ export async function collectRows(
   }
   try {
     // After a failure too: the files that make room are those of layers.
+    const size = new BatchSize(LAYERS_A_MANIFEST * manifests.size, MOST_ROWS);
     const drop = (batch: DoomedLayer[]) => deleteOrphans(db, batch);
-    for await (const diffIds of inBatches(db, plan.layerRows, FIRST_LAYERS, stopped, drop))
-      rows.layers.push(...diffIds);
+    for await (const diffIds of inBatches(db, plan.layerRows, size, stopped, drop)) rows.layers.push(...diffIds);
   } catch (failure) {
     if (!hasCollected(rows)) throw failure;
     rows.failure ??= failure;
@@ -231,15 +232,14 @@ export async function collectRows(
 async function* inBatches<T, R>(
   db: Database,
   items: T[],
-  firstSize: number,
+  batches: BatchSize,
   stopped: SweepOptions["stopped"],
   change: (batch: T[]) => R,
 ): AsyncGenerator<R> {
-  const batches = new BatchSize(firstSize, MOST_ROWS);
   for (let i = 0; i < items.length && !stopped?.(); ) {
     const batch = items.slice(i, i + batches.size);
     i += batch.length;
-    yield batches.run(db, () => change(batch));
+    yield batches.run(db, batch.length, () => change(batch));
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
   }
@@ -247,7 +247,8 @@ async function* inBatches<T, R>(
 
 // What a slow disk gets done in BATCH_MS, so that the first transaction of all is not the longest.
 const FIRST_MANIFESTS = 500;
-const FIRST_LAYERS = 2500;
+// How many rows of layers take about the time of a manifest: how fast the disk is, the manifests have told by then.
+const LAYERS_A_MANIFEST = 5;
 const MOST_ROWS = 10_000;
 
 function collectBatch(

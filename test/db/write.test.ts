@@ -235,23 +235,36 @@ describe("explainSqlite", () => {
 });
 
 describe("BatchSize", () => {
-  test("grows twofold at most, and no further than it may, while transactions are short", () => {
+  test("grows fourfold at most, and no further than it may, while transactions are short", () => {
+    using catalogue = new TemporaryCatalogue();
+    const batches = new BatchSize(100, 2000);
+    // A machine that stalls may take long for nothing, and is asked again.
+    for (let before = 100; batches.size < 2000; before = batches.size) {
+      expect(batches.run(catalogue.db, before, () => "done")).toBe("done");
+      expect(batches.size).toBeLessThanOrEqual(4 * before);
+    }
+    expect(batches.size).toBe(2000);
+  });
+
+  test("starts no larger than it may grow", () => {
+    expect(new BatchSize(5000, 2000).size).toBe(2000);
+  });
+
+  test("learns nothing from a batch that was not full, however long it takes", () => {
     using catalogue = new TemporaryCatalogue();
     const batches = new BatchSize(100, 500);
-    // A machine that stalls may take long for nothing, and is asked again.
-    for (let before = 100; batches.size < 500; before = batches.size) {
-      expect(batches.run(catalogue.db, () => "done")).toBe("done");
-      expect(batches.size).toBeLessThanOrEqual(2 * before);
-    }
-    expect(batches.size).toBe(500);
+    batches.run(catalogue.db, 99, () => Bun.sleepSync(120));
+    expect(batches.size).toBe(100);
+    batches.run(catalogue.db, 1, () => {});
+    expect(batches.size).toBe(100);
   });
 
   test("shrinks to what gets done in time, but not to nothing", () => {
     using catalogue = new TemporaryCatalogue();
     const batches = new BatchSize(100, 500);
-    batches.run(catalogue.db, () => Bun.sleepSync(120));
+    batches.run(catalogue.db, batches.size, () => Bun.sleepSync(120));
     expect(batches.size).toBeLessThanOrEqual(50);
-    batches.run(catalogue.db, () => Bun.sleepSync(400));
+    batches.run(catalogue.db, batches.size, () => Bun.sleepSync(400));
     expect(batches.size).toBe(20);
   });
 
@@ -267,7 +280,7 @@ describe("BatchSize", () => {
     const child = Bun.spawn([process.execPath, "-e", holder, catalogue.path], { stdout: "pipe" });
     await child.stdout.getReader().read();
     const batches = new BatchSize(100, 500);
-    batches.run(catalogue.db, () => {});
+    batches.run(catalogue.db, batches.size, () => {});
     // With the wait it would be 20.
     expect(batches.size).toBeGreaterThan(20);
     await child.exited;
