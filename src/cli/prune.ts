@@ -13,7 +13,7 @@ import { defineCommand } from "./command.ts";
 import { FILES_LEFT, sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
-import { complain, emit, say, tableWidth } from "./terminal.ts";
+import { complain, emit, say, sayAll, tableWidth } from "./terminal.ts";
 
 const FLAGS = {
   unused: { type: "boolean", description: "rule: evict whatever nothing protects" },
@@ -82,7 +82,7 @@ export default defineCommand({
       }),
     ).finally(() => {
       bar.end();
-      for (const eviction of evictions) logEviction(eviction, flags["log-format"] ?? "text");
+      sayAll(evictions.map((eviction) => describeEviction(eviction, flags["log-format"] ?? "text")));
     });
     await emit(format, report, () => renderReport(report));
     interruption.explain(FILES_LEFT);
@@ -108,9 +108,9 @@ function readText(path: string): string {
   }
 }
 
-function logEviction({ reference, digest, cause, reason, bytes }: Eviction, format: string): void {
-  if (format === "json") say(JSON.stringify({ event: "evicted", reference, digest, cause, reason, bytes }));
-  else say(`evicted ${reference ?? "(untagged)"} ${digest} ${formatSize(bytes)}: ${reason}`);
+function describeEviction({ reference, digest, cause, reason, bytes }: Eviction, format: string): string {
+  if (format === "json") return JSON.stringify({ event: "evicted", reference, digest, cause, reason, bytes });
+  return `evicted ${reference ?? "(untagged)"} ${digest} ${formatSize(bytes)}: ${reason}`;
 }
 
 type Eviction = PruneReport["decisions"][number];

@@ -55,14 +55,38 @@ export async function printParts(parts: Iterable<string | Uint8Array>): Promise<
  * configuration, whose control characters a terminal must not obey.
  */
 export function say(line: string): void {
+  write(`${printable(line)}\n`);
+}
+
+/** The same of many lines: as many at a time as a pipe takes whole, so that no other writer to it comes in between. */
+export function sayAll(lines: string[]): void {
+  let piece = "";
+  let bytes = 0;
+  for (const line of lines) {
+    const text = `${printable(line)}\n`;
+    const length = Buffer.byteLength(text);
+    if (bytes > 0 && bytes + length > PIPE_BUF) {
+      write(piece);
+      piece = "";
+      bytes = 0;
+    }
+    piece += text;
+    bytes += length;
+  }
+  if (bytes > 0) write(piece);
+}
+
+const PIPE_BUF = 4096;
+
+function write(text: string): void {
   try {
-    process.getBuiltinModule("node:fs").writeSync(2, `${printable(line)}\n`);
+    process.getBuiltinModule("node:fs").writeSync(2, text);
   } catch {}
 }
 
 /** The same, line by line. */
 export function sayLines(text: string): void {
-  for (const line of text.trimEnd().split("\n")) say(line);
+  sayAll(text.trimEnd().split("\n"));
 }
 
 /** Says what went wrong. */

@@ -375,6 +375,19 @@ describe("larder prune: plan and application", () => {
     ]);
   });
 
+  test("logs many evictions whole and in order, beyond what a pipe takes at once, and one that is longer than that", async () => {
+    using store = new Store();
+    for (let i = 1; i <= 100; i++) store.image({ seed: `${i}`, names: [`acme/a:${i}`] });
+    const longest = `acme/${"ü".repeat(5000)}`;
+    store.db.run("UPDATE image_ref SET reference = ? WHERE reference = 'acme/a:50'", [longest]);
+    const { stderr } = await larder(store.home, "prune", "--unused");
+    const logged = stderr
+      .split("\n")
+      .flatMap((line) => /^evicted (\S+) sha256:[0-9a-f]{64} \S+ \S+: nothing needs it$/.exec(line)?.[1] ?? []);
+    const names = Array.from({ length: 100 }, (_, i) => (i === 49 ? longest : `acme/a:${i + 1}`));
+    expect(logged).toEqual(names);
+  });
+
   test("does not let a stored reference break a log line", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"] });
