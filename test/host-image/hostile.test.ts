@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { Catalogue, digest } from "../cli/catalogue.ts";
 import { TemporaryFolder } from "../larder.ts";
+import { at, Store } from "../store.ts";
+import { hasTool } from "../tools.ts";
 
 let folder: TemporaryFolder;
 let home: string;
@@ -14,46 +16,46 @@ beforeAll(() => {
   mkdirSync(join(folder.path, "trap"));
   using catalogue = Catalogue.create(home);
   catalogue.image({ reference: "alpine:3", manifest: digest(1) });
-  writeFileSync(at("preload.js"), `require("node:fs").writeFileSync(${JSON.stringify(at("marker"))}, "ran");`);
+  writeFileSync(inTrap("preload.js"), `require("node:fs").writeFileSync(${JSON.stringify(inTrap("marker"))}, "ran");`);
 });
 afterAll(() => folder[Symbol.dispose]());
 
-function at(name: string): string {
+function inTrap(name: string): string {
   return join(folder.path, "trap", name);
 }
 
 /** Every variable by which Bun, Node or a library in the executable could be made to do something else. */
 const VARIABLES: [name: string, value: () => string][] = [
   ["BUN_BE_BUN", () => "1"],
-  ["BUN_OPTIONS", () => `--preload=${at("preload.js")}`],
-  ["BUN_OPTIONS", () => `--require ${at("preload.js")}`],
-  ["BUN_OPTIONS", () => `--eval 'require("${at("preload.js")}")'`],
+  ["BUN_OPTIONS", () => `--preload=${inTrap("preload.js")}`],
+  ["BUN_OPTIONS", () => `--require ${inTrap("preload.js")}`],
+  ["BUN_OPTIONS", () => `--eval 'require("${inTrap("preload.js")}")'`],
   ["BUN_OPTIONS", () => "--inspect-wait=127.0.0.1:1"],
-  ["BUN_INSPECT", () => `ws+unix://${at("inspect.sock")}?wait=1`],
+  ["BUN_INSPECT", () => `ws+unix://${inTrap("inspect.sock")}?wait=1`],
   ["BUN_INSPECT", () => "127.0.0.1:0/x?break=1"],
-  ["BUN_INSPECT_PRELOAD", () => at("preload.js")],
+  ["BUN_INSPECT_PRELOAD", () => inTrap("preload.js")],
   ["BUN_INSPECT_CONNECT_TO", () => "ws://127.0.0.1:1/"],
-  ["BUN_INSPECT_NOTIFY", () => `unix://${at("notify.sock")}`],
-  ["BUN_BYTECODE_ORDER_OUT", () => at("order")],
-  ["BUN_BYTECODE_ORDER_NAMES_OUT", () => at("names")],
-  ["BUN_BYTECODE_DIGEST_OUT", () => at("digest")],
-  ["BUN_WATCHER_TRACE", () => at("watcher")],
-  ["BUN_TRACE", () => at("trace")],
-  ["BUN_TMPDIR", () => at("tmp")],
-  ["BUN_INSTALL", () => at("install")],
-  ["BUN_RUNTIME_TRANSPILER_CACHE_PATH", () => at("transpiled")],
-  ["NODE_OPTIONS", () => `--require ${at("preload.js")}`],
+  ["BUN_INSPECT_NOTIFY", () => `unix://${inTrap("notify.sock")}`],
+  ["BUN_BYTECODE_ORDER_OUT", () => inTrap("order")],
+  ["BUN_BYTECODE_ORDER_NAMES_OUT", () => inTrap("names")],
+  ["BUN_BYTECODE_DIGEST_OUT", () => inTrap("digest")],
+  ["BUN_WATCHER_TRACE", () => inTrap("watcher")],
+  ["BUN_TRACE", () => inTrap("trace")],
+  ["BUN_TMPDIR", () => inTrap("tmp")],
+  ["BUN_INSTALL", () => inTrap("install")],
+  ["BUN_RUNTIME_TRANSPILER_CACHE_PATH", () => inTrap("transpiled")],
+  ["NODE_OPTIONS", () => `--require ${inTrap("preload.js")}`],
   ["NODE_OPTIONS", () => "--no-such-option"],
-  ["NODE_PATH", () => at("")],
-  ["NODE_COMPILE_CACHE", () => at("compiled")],
-  ["NODE_EXTRA_CA_CERTS", () => at("preload.js")],
-  ["NODE_REDIRECT_WARNINGS", () => at("warnings")],
+  ["NODE_PATH", () => inTrap("")],
+  ["NODE_COMPILE_CACHE", () => inTrap("compiled")],
+  ["NODE_EXTRA_CA_CERTS", () => inTrap("preload.js")],
+  ["NODE_REDIRECT_WARNINGS", () => inTrap("warnings")],
   ["NODE_DEBUG", () => "fs,module"],
   ["NODE_ENV", () => "test"],
-  ["JSC_PROFILER_PATH", () => at("profile")],
+  ["JSC_PROFILER_PATH", () => inTrap("profile")],
   ["JSC_dumpOptions", () => "1"],
   ["NODE_CHANNEL_FD", () => "0"],
-  ["SQLITE_TMPDIR", () => at("sqlite")],
+  ["SQLITE_TMPDIR", () => inTrap("sqlite")],
 ];
 
 async function list(env: Record<string, string>, cwd = "/", executable = EXECUTABLE) {
@@ -74,27 +76,27 @@ const UNMOVED = { code: 0, stdout: "alpine:3\n", stderr: "" };
 describe("a hostile variable", () => {
   test.each(VARIABLES.map(([name, value]) => [name, value] as const))("%s changes nothing", async (name, value) => {
     expect(await list({ [name]: value() })).toEqual(UNMOVED);
-    expect(readdirSync(at(""))).toEqual(["preload.js"]);
+    expect(readdirSync(inTrap(""))).toEqual(["preload.js"]);
   });
 
   test.each(["BUN_BE_BUN", "BUN_OPTIONS", "BUN_INSPECT"])(
     "%s is not obeyed under the name that took its place",
     async (name) => {
       for (const first of ["\x01", "=", ""]) {
-        const command = ["env", "-i", `${first}${name.slice(1)}=--preload=${at("preload.js")}`, EXECUTABLE];
+        const command = ["env", "-i", `${first}${name.slice(1)}=--preload=${inTrap("preload.js")}`, EXECUTABLE];
         const child = Bun.spawn([...command, "list", "-q", "--home", home], { stdout: "pipe", stderr: "ignore" });
         expect(await child.stdout.text()).toBe("alpine:3\n");
       }
-      expect(existsSync(at("marker"))).toBe(false);
+      expect(existsSync(inTrap("marker"))).toBe(false);
     },
   );
 
   test("would be obeyed by the Bun that is inside, which is why the build changes it", async () => {
-    const env = { BUN_OPTIONS: `--preload=${at("preload.js")}` };
+    const env = { BUN_OPTIONS: `--preload=${inTrap("preload.js")}` };
     const child = Bun.spawn([process.execPath, "-e", "0"], { env: { ...env, HOME: folder.path }, cwd: "/" });
     await child.exited;
-    expect(existsSync(at("marker"))).toBe(true);
-    rmSync(at("marker"));
+    expect(existsSync(inTrap("marker"))).toBe(true);
+    rmSync(inTrap("marker"));
   });
 });
 
@@ -131,5 +133,30 @@ describe("a hostile folder", () => {
       expect(await help.stdout.text()).toStartWith("Keeps the image store");
     }
     expect(existsSync(marker)).toBe(false);
+  });
+});
+
+// The engine calls it by way of a compiler, and takes a library that it cannot load from the current folder.
+describe.if(hasTool("strace"))("where the C library cannot be called", () => {
+  test.each([
+    ["without a compiler", "export BUN_JSC_useJIT=0"],
+    ["for want of address space", "ulimit -v 2000000"],
+  ])("%s, none is looked for in the current folder, and no file is deleted", async (_, handicap) => {
+    using trap = new TemporaryFolder();
+    using store = await Store.make({ image: { references: ["acme/app:1"], layers: ["one"] } });
+    const log = join(store.path, "opened");
+    const line = `${handicap}; exec strace -f -q -o "$1" -e trace=open,openat "$2" rm acme/app:1 --home "$3"`;
+    const child = Bun.spawn(["bash", "-c", line, "bash", log, EXECUTABLE, store.path], {
+      cwd: trap.path,
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [code, stderr] = await Promise.all([child.exited, child.stderr.text()]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("the C library libc.so.6 cannot be called: ");
+    const opened = readFileSync(log, "utf8");
+    expect(opened).toContain("msb.db");
+    expect(opened).not.toContain(trap.path);
+    expect(existsSync(join(store.cache, at.layer("one")))).toBe(true);
   });
 });
