@@ -12,8 +12,9 @@ import { isDigest } from "../oci/digest.ts";
 import { filesOf, type Stock, unspelled } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
 import { whileChecked } from "./soundness.ts";
-import { findPinnedUnrecorded, findStrays, findUnrecorded, type Strays } from "./strays.ts";
+import { findStrays, type Strays } from "./strays.ts";
 import type { SweepOptions } from "./sweep.ts";
+import { findPinnedUnrecorded, findUnrecorded } from "./unrecorded.ts";
 
 export interface CollectOptions extends SweepOptions {
   /** Orphan layers alone. */

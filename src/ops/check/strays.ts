@@ -4,7 +4,8 @@ import { unneededLayers } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
 import { isDigest } from "../../oci/digest.ts";
-import { findPinnedUnrecorded, findStrays, findUnrecorded } from "../strays.ts";
+import { findStrays } from "../strays.ts";
+import { findPinnedUnrecorded, findUnrecorded } from "../unrecorded.ts";
 import { type Problem, problem } from "./problem.ts";
 
 interface StrayOptions {
