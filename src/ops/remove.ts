@@ -7,12 +7,13 @@ import { dataVersion, readTransaction, writeTransaction } from "../db/write.ts";
 import { type Code, LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
-import { type Doomed, filesOf, unspelled } from "./doomed.ts";
+import { type Doomed, filesOf, type Targets, unspelled } from "./doomed.ts";
 import { canonicalOf, notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { whileChecked } from "./soundness.ts";
 import { awaitSettled, findObstacles, type Obstacle, type SweepOptions, sweep } from "./sweep.ts";
+import { layersOfUnrecorded } from "./unrecorded.ts";
 
 export interface RemoveOptions extends SweepOptions {
   references: string[];
@@ -63,15 +64,15 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   if (options.dryRun) {
     obstacles = findObstacles(larder, planned.canonicals, options.grace);
     if (obstacles.size > 0) planned = readTransaction(db, decide);
-    const { targets, skipped } = filesOf(larder.cache, planned);
+    const { targets, skipped } = findFiles(larder, planned);
     return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };
   }
   // Measured by each look, before the rows go: what msb renames into its place from here on is not what was planned, and
   // stays.
-  let files!: ReturnType<typeof filesOf>;
+  let files!: Targets;
   const look = () => {
     if (dataVersion(db) !== planned.version) planned = readTransaction(db, decide);
-    files = filesOf(larder.cache, planned);
+    files = findFiles(larder, planned);
     return planned.canonicals;
   };
   for (let tries = 1; ; tries++) {
@@ -94,7 +95,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       return decided;
     });
     if (!removal) continue;
-    const { targets, skipped } = removal === planned ? files : filesOf(larder.cache, removal);
+    const { targets, skipped } = removal === planned ? files : findFiles(larder, removal);
     return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
   }
 }
@@ -139,6 +140,26 @@ function decideRemoval(
 
 function ids(rows: { id: number }[]): number[] {
   return rows.map(({ id }) => id);
+}
+
+// Of a cache that the catalogue does not account for, gc and prune take nothing; a removal takes what no image needs that is
+// not on record.
+function findFiles(larder: Larder, removal: Removal): Targets {
+  const found = filesOf(larder.cache, removal);
+  if (removal.layers.length === 0) return found;
+  const needed = layersOfUnrecorded(larder);
+  const spared: Targets = { targets: [], skipped: found.skipped };
+  for (const file of found.targets) {
+    const metadata = file.kind === "layer" ? needed.get(file.digest!) : undefined;
+    if (metadata === undefined) spared.targets.push(file);
+    else
+      spared.skipped.push({
+        kind: file.kind,
+        path: file.path,
+        reason: `an image that is not on record needs it, as "${metadata}" says`,
+      });
+  }
+  return spared;
 }
 
 /** What was asked for, and the rows that it means. */

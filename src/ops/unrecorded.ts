@@ -1,10 +1,11 @@
 import { measure } from "../cache/file.ts";
-import { manifestNamedBy } from "../cache/metadata.ts";
+import { manifestNamedBy, readMetadataFile } from "../cache/metadata.ts";
 import { scanCache } from "../cache/scan.ts";
-import { hasAnyManifest, hasManifest } from "../db/manifests.ts";
+import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
+import { isSystemError } from "../error.ts";
 import type { Larder } from "../larder.ts";
-import { isDigest } from "../oci/digest.ts";
+import { type Digest, isDigest } from "../oci/digest.ts";
 
 /**
  * A file of an image that something pins and that is not on record, as a sentence; undefined where there is none. msb
@@ -34,4 +35,32 @@ export function findUnrecorded(larder: Larder, grace: number): string | undefine
     if (stat && larder.now() - stat.mtimeMs >= grace) return `"${file.path}" names ${digest}, which is not on record`;
   }
   return undefined;
+}
+
+/**
+ * The layers that images need which msb could boot and which are not on record, by diff ID, with the metadata file that says
+ * so. The catalogue is then an old one or a lost one, or the cache another home's too. Whether there is such an image, names
+ * tell: to look into every metadata file would take a large cache as long as all the rest of a removal.
+ */
+export function layersOfUnrecorded({ db, cache }: Larder): Map<Digest, string> {
+  const layers = new Map<Digest, string>();
+  const recorded = new Set(listManifestDigests(db));
+  const isUnrecorded = (digest: Digest | undefined) => digest !== undefined && !recorded.has(digest);
+  const bootable = scanCache(cache, { folders: ["vmdk", "flat/refs"] });
+  if (!bootable.some(({ digest }) => isUnrecorded(digest))) return layers;
+  for (const { kind, path } of scanCache(cache, { folders: ["manifests"] })) {
+    if (kind !== "metadata" || !isUnrecorded(manifestNamedBy(path))) continue;
+    for (const diffId of layersNamedBy(path)) layers.set(diffId, path);
+  }
+  return layers;
+}
+
+// One that is cut off names an image, and no layers: msb would not read it either.
+function layersNamedBy(path: string): Digest[] {
+  try {
+    return readMetadataFile(path)?.layers.map(({ diff_id }) => diff_id) ?? [];
+  } catch (error) {
+    if (isSystemError(error)) throw error;
+    return [];
+  }
 }

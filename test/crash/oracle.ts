@@ -149,9 +149,11 @@ export class Oracle {
       }
     }
     const layers = this.layersOnlyOf(dead);
-    const targets = this.filesOf(dropped, dead, layers, []);
+    const files = this.filesOf(dropped, dead, layers, []);
+    const needed = files.filter((path) => this.isNeededUnrecorded(this.files.get(path)!.owner));
+    const targets = files.filter((path) => !needed.includes(path));
     this.dropRows(dropped, dead, layers);
-    return { ...this.report(dropped, dead, layers, this.sweep(targets, grace), []), untagged, refused };
+    return { ...this.report(dropped, dead, layers, this.sweep(targets, grace), needed), untagged, refused };
   }
 
   gc(grace: number, layersOnly: boolean, sweepUnrecorded: boolean): Expected {
@@ -347,6 +349,17 @@ export class Oracle {
         (owner.kind === "vmdk" || owner.kind === "fsmeta" || owner.kind === "flat_ref") &&
         !this.manifests.has(owner.manifest) &&
         this.pinsOf(owner.manifest).length > 0,
+    );
+  }
+
+  /** Whether an image has this layer that msb could boot, and that is not on record. */
+  private isNeededUnrecorded(layer: Owner): boolean {
+    const owners = [...this.files.values()].map(({ owner }) => owner);
+    const unrecorded = owners.filter((owner) => "manifest" in owner && !this.manifests.has(owner.manifest));
+    return (
+      layer.kind === "layer" &&
+      unrecorded.some(({ kind }) => kind === "vmdk" || kind === "flat_ref") &&
+      unrecorded.some((owner) => owner.kind === "metadata" && owner.layers.includes(layer.diffId))
     );
   }
 

@@ -116,6 +116,28 @@ describe("a catalogue restored from last week", () => {
     expect(readRows(home)).toEqual(rowsOf([ONE, TWO, THREE]));
     expect(readFiles(home)).toEqual(filesOf([ONE, TWO, THREE]));
   });
+
+  test("keeps what those need of an image that is removed, and says so", async () => {
+    using folder = new TemporaryFolder();
+    const home = folder.path;
+    await load(home, [ONE]);
+    cpSync(join(home, "db"), join(home, "backup"), { recursive: true });
+    await load(home, [TWO]);
+    rmSync(join(home, "db"), { recursive: true });
+    cpSync(join(home, "backup"), join(home, "db"), { recursive: true });
+    age(home);
+    const plan = await larder(home, "rm", "--dry-run", "--format", "json", "one:1");
+    const done = await larder(home, "rm", "--format", "json", "one:1");
+    expect([plan.code, done.code]).toEqual([0, 0]);
+    const [planned, removed] = [plan, done].map(({ stdout }) => JSON.parse(stdout));
+    expect(removed.skipped).toMatchObject([
+      { kind: "layer", reason: expect.stringContaining("an image that is not on record needs it") },
+    ]);
+    expect({ ...planned, dry_run: false }).toEqual(removed);
+    expect(readFiles(home)).toEqual(filesOf([TWO]));
+    expect((await larder(home, "persist", "two:1")).code).toBe(0);
+    expect(problems(home)).toEqual([]);
+  });
 });
 
 describe("two homes on one cache", () => {
@@ -139,6 +161,11 @@ describe("two homes on one cache", () => {
     age(first.path);
     expect((await larder(second.path, "rm", "three:1")).code).toBe(0);
     expect(readFiles(first.path)).toEqual(filesOf([ONE]));
+    await load(second.path, [TWO]);
+    age(first.path);
+    expect((await larder(second.path, "rm", "two:1")).code).toBe(0);
+    expect(readFiles(first.path)).toEqual(filesOf([ONE]));
+    expect(problems(first.path)).toEqual([]);
   });
 });
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { findStrays } from "../../src/ops/strays.ts";
-import { at, digestOf, flatRefOf, Store, YOUNG } from "../store.ts";
+import { at, digestOf, flatRefOf, Store } from "../store.ts";
 
 const MINUTE = 60_000;
 const OTHER = "docker.io/library/other:1";

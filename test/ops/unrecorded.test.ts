@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
-import { findUnrecorded } from "../../src/ops/unrecorded.ts";
+import { join } from "node:path";
+import { findUnrecorded, layersOfUnrecorded } from "../../src/ops/unrecorded.ts";
 import { at, digestOf, metadataOf, OLD, Store, YOUNG } from "../store.ts";
 
 const MINUTE = 60_000;
@@ -69,5 +70,34 @@ describe("findUnrecorded", () => {
     for (const path of [`${at.metadata(OTHER)}.part`, at.metadataLock(OTHER), "manifests/other.json"])
       store.write(path, compact);
     expect(findUnrecorded(larder, grace)).toBeUndefined();
+  });
+});
+
+describe("layersOfUnrecorded", () => {
+  const compact = JSON.stringify(metadataOf("elsewhere", ["base", "far"]));
+
+  test.each([
+    ["a disk", at.vmdk("elsewhere"), "# Disk DescriptorFile\n"],
+    ["a flat root", at.flatRef("elsewhere"), "{}"],
+  ])("gives those of an image with %s, whatever its age", async (_, path, content) => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.metadata(OTHER), compact, OLD);
+    expect([...layersOfUnrecorded(larder)]).toEqual([]);
+    store.write(path, content, OLD);
+    const named = join(larder.cache.root, at.metadata(OTHER));
+    const expected = new Map([digestOf("base"), digestOf("far")].map((digest) => [digest, named]));
+    expect(new Map<string, string>(layersOfUnrecorded(larder))).toEqual(expected);
+    store.write(at.metadata(OTHER), compact, YOUNG);
+    expect(new Map<string, string>(layersOfUnrecorded(larder))).toEqual(expected);
+  });
+
+  test("gives none of images on record, nor of a file that is cut off", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    expect([...layersOfUnrecorded(larder)]).toEqual([]);
+    store.write(at.vmdk("elsewhere"), "");
+    store.write(at.metadata(OTHER), compact.slice(0, 200));
+    expect([...layersOfUnrecorded(larder)]).toEqual([]);
   });
 });
