@@ -1,18 +1,19 @@
+import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { say } from "./terminal.ts";
 
-type Signal = "SIGINT" | "SIGTERM";
+type Signal = "SIGINT" | "SIGTERM" | "SIGHUP";
 
 /**
- * Hears SIGINT and SIGTERM while a command works that can stop between two items. A second signal ends the process
- * at once, which the catalogue survives as it survives a crash.
+ * Hears SIGINT, SIGTERM, and the end of its terminal while a command works that can stop between two items. A second signal
+ * ends the process at once, which the catalogue survives as it survives a crash.
  */
 export class Interruption {
   private signal: Signal | undefined;
+  private readonly heard: Signal[] = ["SIGINT", "SIGTERM", ...(isHangUpIgnored() ? [] : (["SIGHUP"] as const))];
 
   constructor() {
-    process.on("SIGINT", this.hear);
-    process.on("SIGTERM", this.hear);
+    for (const signal of this.heard) process.on(signal, this.hear);
   }
 
   /** Whether the work is to stop; what operations take as their `stopped`. */
@@ -29,8 +30,7 @@ export class Interruption {
   }
 
   [Symbol.dispose](): void {
-    process.off("SIGINT", this.hear);
-    process.off("SIGTERM", this.hear);
+    for (const signal of this.heard) process.off(signal, this.hear);
   }
 
   private readonly hear = (signal: NodeJS.Signals): void => {
@@ -40,4 +40,10 @@ export class Interruption {
     }
     this.signal = signal as Signal;
   };
+}
+
+// As nohup has it: what is to go on without its terminal must not be stopped by a handler.
+function isHangUpIgnored(): boolean {
+  const [, ignored] = /^SigIgn:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "latin1")) ?? [];
+  return ignored !== undefined && (Number.parseInt(ignored.slice(-8), 16) & 1) === 1;
 }

@@ -15,12 +15,15 @@ interface Ended {
   stderr: string;
 }
 
-// SIGINT and SIGTERM in the mask of the signals that a process handles.
-const HANDLED = 0x4002;
+// SIGINT, SIGTERM and SIGHUP in the mask of the signals that a process handles.
+const HANDLED = 0x4003;
+
+function caughtBy(pid: number): number {
+  return Number.parseInt((processStatus(pid, "SigCgt") ?? "0").slice(-8), 16) & HANDLED;
+}
 
 function hearsSignals(pid: number): boolean {
-  const caught = processStatus(pid, "SigCgt") ?? "0";
-  return (Number.parseInt(caught.slice(-8), 16) & HANDLED) === HANDLED;
+  return caughtBy(pid) === HANDLED;
 }
 
 /** Starts larder, sends it a signal as soon as it handles those and `isReady`, and waits for its end. */
@@ -54,6 +57,7 @@ async function makeStore(): Promise<{ store: Store; work: AsyncDisposable }> {
 const SIGNALS: [signal: NodeJS.Signals, code: number][] = [
   ["SIGINT", 130],
   ["SIGTERM", 143],
+  ["SIGHUP", 129],
 ];
 
 describe.each(SIGNALS)("%s", (signal, code) => {
@@ -119,6 +123,25 @@ describe.each(SIGNALS)("%s", (signal, code) => {
     expect(JSON.parse(ended.stdout).skipped).toEqual([]);
     expect(store.files()).toEqual(before);
     expect(store.rows().manifests).toEqual(["gone", "kept"]);
+  });
+});
+
+describe("nohup", () => {
+  test("keeps a prune from being stopped by the end of its terminal", async () => {
+    const { store, work } = await makeStore();
+    using _ = store;
+    await using pull = work;
+    const child = Bun.spawn(["nohup", EXECUTABLE, "gc", "--home", store.path], { stdio: ["ignore", "ignore", "pipe"] });
+    store.write("layers/stray");
+    // SIGINT and SIGTERM are handled, and SIGHUP is not.
+    for (let tries = 0; caughtBy(child.pid) !== (HANDLED & ~1); tries++) {
+      if (tries > 2000 || child.exitCode !== null) throw new Error("gc did not come to where it hears signals");
+      await Bun.sleep(5);
+    }
+    child.kill("SIGHUP");
+    await pull[Symbol.asyncDispose]();
+    expect({ code: await child.exited, signal: child.signalCode }).toEqual({ code: 0, signal: null });
+    expect(await child.stderr.text()).not.toContain("stopped by");
   });
 });
 
