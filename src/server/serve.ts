@@ -180,6 +180,7 @@ class App {
     if (this.active > CONCURRENT_LIMIT && !route.isProbe)
       throw new HttpProblem("overloaded", `more than ${CONCURRENT_LIMIT} requests at once`);
     const query = parseQuery(route.query, search);
+    if (!route.body && method !== "GET" && method !== "HEAD") refuseBody(request);
     const body = route.body && (await readBody(request, route.body));
     // Read before the catalogue is: a change in between makes the tag old, and never the answer.
     const tag = route.isCatalogue?.(query) ? this.tag() : undefined;
@@ -345,6 +346,12 @@ function validate(schema: v.GenericSchema, value: unknown): unknown {
   const [issue] = result.issues;
   const what = issue.type === "strict_object" && issue.expected === "never" ? "is not known here" : issue.message;
   throw new HttpProblem("invalid", `${v.getDotPath(issue) ?? "document"}: ${what}`);
+}
+
+// To go on as if it were not there might delete for real what was asked to be a dry run.
+function refuseBody({ method, headers }: Request): void {
+  if (Number(headers.get("content-length") ?? 0) === 0 && !headers.has("transfer-encoding")) return;
+  throw new HttpProblem("invalid", `a ${method} takes no body here: what it is told stands in the query`);
 }
 
 async function readBody(request: Request, kind: NonNullable<Route["body"]>): Promise<unknown> {

@@ -356,6 +356,26 @@ describe("a server that writes", () => {
       expect((await server.get("/v1/image?reference=db:1")).status).toBe(404);
     }));
 
+  test("DELETE /v1/image refuses a body, whose dry_run would not be heard", () =>
+    serving(async (store, server) => {
+      const before = store.files();
+      for (const body of ['{"dry_run":true}', "{}", " "]) {
+        const answer = await server.ask("DELETE", "/v1/image?reference=db:1", { body });
+        expect([answer.status, answer.json().code]).toEqual([422, "invalid"]);
+        expect(answer.json().detail).toContain("stands in the query");
+      }
+      const chunked = await server.raw(
+        "DELETE /v1/image?reference=db:1 HTTP/1.1\r\nHost: larder\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+      );
+      expect(chunked).toStartWith("HTTP/1.1 422 ");
+      expect(store.rows().references).toContain("db:1");
+      expect(store.files()).toEqual(before);
+      const empty = await server.raw(
+        "DELETE /v1/image?reference=db:1&dry_run=true HTTP/1.1\r\nHost: larder\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+      );
+      expect(empty).toStartWith("HTTP/1.1 200 ");
+    }));
+
   test("DELETE /v1/image refuses what is in use, and drops the name alone by force", () =>
     serving(async (store, server) => {
       store.sandbox("box", "{}", "db");
