@@ -63,9 +63,10 @@ export class WarmHome {
   }
 }
 
+// The index of the log counts too: who copies a backup over the file keeps its inode, and takes away the log beside it.
 function identify(database: string): string {
-  const stat = statSync(database, { throwIfNoEntry: false });
-  return stat ? `${stat.dev}-${stat.ino}` : "";
+  const files = [database, `${database}-shm`].map((path) => statSync(path, { throwIfNoEntry: false }));
+  return files[0] ? files.map((stat) => (stat ? `${stat.dev}-${stat.ino}` : "")).join("-") : "";
 }
 
 // What the snapshots pin is a part of each answer. They are few, and read whole: the time of a folder does not tell

@@ -21,6 +21,11 @@ declare const self: Worker;
 
 let isStopping = false;
 let warm: WarmHome | undefined;
+let idle: Timer | undefined;
+
+// Who copies a backup over the catalogue has this connection write the old log into it, once it is closed: it is not kept
+// for longer than a burst of requests.
+const KEPT_MS = 1000;
 
 self.onmessage = async ({ data }: MessageEvent<Request | "stop">) => {
   if (data === "stop") {
@@ -63,7 +68,12 @@ function persistOne(home: Home, reference: string, text: string | null): Persist
   parseReference(reference);
   const metadata = text === null ? metadataFor(home, reference) : parseMetadata(text, "body");
   warm ??= new WarmHome(home, openOrCreate);
-  return warm.use((larder) => persist(larder!, [{ reference, metadata }])[0]!);
+  clearTimeout(idle);
+  try {
+    return warm.use((larder) => persist(larder!, [{ reference, metadata }])[0]!);
+  } finally {
+    idle = setTimeout(() => warm?.close(), KEPT_MS);
+  }
 }
 
 async function persistBatch(home: Home, lines: string): Promise<unknown> {

@@ -1,5 +1,6 @@
+import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { load, msb } from "../interop/msb.ts";
 import { larder, TemporaryFolder } from "../larder.ts";
@@ -146,6 +147,39 @@ describe("ETag", () => {
     }
     expect(seen).toEqual(Array.from({ length: 300 }, (_, i) => `v${i}`));
   });
+
+  test.each(["", " that has put something on record"])(
+    "follows a backup that is copied over the catalogue, of a server%s",
+    async (persists) => {
+      using store = await makeStore();
+      await using server = await Server.start(store.path, { args: ["--allow-writes"] });
+      const backup = join(store.path, "backup");
+      {
+        using db = new Database(store.database);
+        db.run("PRAGMA wal_checkpoint(TRUNCATE)");
+      }
+      copyFileSync(store.database, backup);
+      if (persists !== "") {
+        const body = JSON.stringify(metadataOf("own", ["base"]));
+        expect((await server.ask("PUT", "/v1/image?reference=own:1", { body })).status).toBe(200);
+        // The thread that writes keeps its connection for a second.
+        await Bun.sleep(2000);
+      }
+      await store.persist([{ reference: "fresh:1", metadata: metadataOf("fresh", ["base"]) }]);
+      const first = await server.get(LIST);
+      expect(first.text).toContain('"fresh:1"');
+      copyFileSync(backup, store.database);
+      for (const suffix of ["-wal", "-shm"]) rmSync(`${store.database}${suffix}`, { force: true });
+      const header = { "if-none-match": first.headers.get("etag")! };
+      const after = await server.get(LIST, header);
+      expect([after.status, after.text]).toEqual([200, (await larder(store.path, "list", "--format", "json")).stdout]);
+      expect(after.json().map((one: { reference: string }) => one.reference)).toEqual(["ghcr.io/acme/web:1", "db:1"]);
+      expect((await server.get("/v1/check")).json()).toMatchObject({ damage: 0 });
+      const body = JSON.stringify(metadataOf("late", ["base"]));
+      expect((await server.ask("PUT", "/v1/image?reference=late:1", { body })).status).toBe(200);
+      expect((await server.get(LIST)).text).toContain('"late:1"');
+    },
+  );
 
   test("an answer too large to be kept gets 304 and a whole body alike", async () => {
     using store = await Store.make();
