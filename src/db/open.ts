@@ -82,7 +82,7 @@ export function openForReading(path: string, patienceMs = BUSY_TIMEOUT_MS): Data
 }
 
 /**
- * Opens the catalogue for writing: WAL, foreign keys on, five seconds of patience, and larder's three indexes.
+ * Opens the catalogue for writing: WAL, foreign keys on, five seconds of patience. It is not changed by that.
  * Undefined where there is no database. Throws `failed` where msb itself would refuse to start, or would wipe it.
  */
 export function openForWriting(path: string): Database | undefined {
@@ -97,10 +97,17 @@ export function openForWriting(path: string): Database | undefined {
       db.run("PRAGMA foreign_keys = ON");
       // Deletes are on the disk before a file goes; the default, but nothing here may rest on a default.
       db.run("PRAGMA synchronous = FULL");
-      if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
       return true;
     });
   });
+}
+
+/**
+ * Adds larder's three indexes where they are missing. What writes does it first, but not before it knows that it will: a
+ * damaged database must stay as it is.
+ */
+export function addIndexes(db: Database): void {
+  if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
 }
 
 // A connection that nobody receives must not stay open: it holds the file, and the file system that it lies on.

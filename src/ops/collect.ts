@@ -5,6 +5,7 @@ import { deleteReferences } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
 import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
+import { addIndexes } from "../db/open.ts";
 import { namePins } from "../db/pins.ts";
 import { BatchSize, keepPages, readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
@@ -200,6 +201,7 @@ export async function collectRows(
 ): Promise<CollectedRows> {
   const { db } = larder;
   const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
+  if (plan.leaving.length + plan.layerRows.length > 0) addIndexes(db);
   keepPages(db);
   // What a statement needs to undo itself is a half of all that a delete writes, and would go to a temporary file.
   db.run("PRAGMA temp_store = MEMORY");

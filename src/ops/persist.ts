@@ -6,6 +6,7 @@ import { upsertConfig } from "../db/configs.ts";
 import { upsertReference } from "../db/images.ts";
 import { saturate, setJunctions, upsertLayer } from "../db/layers.ts";
 import { upsertManifest } from "../db/manifests.ts";
+import { addIndexes } from "../db/open.ts";
 import { keepPages, writeTransaction } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
@@ -53,6 +54,7 @@ export function persist(larder: Larder, entries: Entry[], transaction = writeTra
   const sizes = measureArtifacts(larder, entries);
   const now = larder.now();
   const layerIds = new Map<Digest, number>();
+  addIndexes(larder.db);
   unsynced(larder.db, () =>
     transaction(larder.db, () => {
       for (const { reference, metadata } of entries)

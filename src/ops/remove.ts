@@ -2,6 +2,7 @@ import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
+import { addIndexes } from "../db/open.ts";
 import { namePins, type Pin, type Pins } from "../db/pins.ts";
 import { dataVersion, readTransaction, writeTransaction } from "../db/write.ts";
 import { type Code, LarderError } from "../error.ts";
@@ -83,6 +84,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       planned = readTransaction(db, decide);
       continue;
     }
+    addIndexes(db);
     const removal = writeTransaction(db, () => {
       // Decided before the lock, which is then held for a moment, and again where somebody wrote since: it may have
       // been the very image. Where others write all the time, that is never over.

@@ -1,6 +1,6 @@
 import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
@@ -239,6 +239,18 @@ describe("a table and an index that do not agree", () => {
     expect(code).toBe(0);
     expect(store.files()).not.toContain(at.layer("own"));
     expect(store.files()).toContain(at.layer("base"));
+  });
+
+  test.each(["gc", "prune", "rm"])("keep the database from %s as it is, without larder's indexes", async (command) => {
+    using store = await makePair();
+    const own = ["idx_manifest_layer_layer", "idx_image_ref_manifest", "idx_sandbox_rootfs_manifest"];
+    lose(store, ...own.map((index) => `DROP INDEX ${index}`));
+    tear(store, "sqlite_autoindex_image_ref_1", `UPDATE image_ref SET reference = 'x:1' WHERE reference = '${ONE}'`);
+    const before = readFileSync(store.database);
+    const rest = { gc: [], prune: ["--unused", "--min-age", "0s"], rm: [TWO] }[command]!;
+    expect((await larder(store.path, command, ...rest)).code).toBe(5);
+    expect(readFileSync(store.database).equals(before)).toBe(true);
+    expect(statSync(`${store.database}-wal`, { throwIfNoEntry: false })?.size ?? 0).toBe(0);
   });
 
   const lost = ["idx_manifest_layer_layer", "idx_manifest_layers_manifest_position"].flatMap((index) =>

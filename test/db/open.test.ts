@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { createCatalogue, openForReading, openForWriting } from "../../src/db/open.ts";
+import { addIndexes, createCatalogue, openForReading, openForWriting } from "../../src/db/open.ts";
 import { LarderError } from "../../src/error.ts";
 import { openIn, TemporaryFolder } from "../larder.ts";
 
@@ -376,23 +376,11 @@ describe("openForWriting", () => {
     expect(() => db.run("INSERT INTO image_ref (reference, manifest_id) VALUES ('x', 99)")).toThrow("FOREIGN KEY");
   });
 
-  test("adds its three indexes at the first write, and only then", () => {
+  test("changes nothing, and needs no write lock", () => {
     using folder = new TemporaryFolder();
     const path = create(folder);
     openForWriting(path)!.close();
-    expect(indexesOf(path)).toEqual([...INDEXES, ...OWN_INDEXES].sort());
-    const [before] = ask(path, "PRAGMA schema_version");
-    openForWriting(path)!.close();
-    expect(ask(path, "PRAGMA schema_version")).toEqual([before!]);
-    edit(path, "DROP INDEX idx_image_ref_manifest");
-    openForWriting(path)!.close();
-    expect(indexesOf(path)).toEqual([...INDEXES, ...OWN_INDEXES].sort());
-  });
-
-  test("needs no write lock to open once the indexes are there", () => {
-    using folder = new TemporaryFolder();
-    const path = create(folder);
-    openForWriting(path)!.close();
+    expect(indexesOf(path)).toEqual(INDEXES);
     using writer = new Database(path);
     writer.run("BEGIN IMMEDIATE");
     using db = openForWriting(path);
@@ -522,3 +510,24 @@ function mountable(): TemporaryFolder | undefined {
   folder[Symbol.dispose]();
   return undefined;
 }
+
+describe("addIndexes", () => {
+  test("adds larder's three where one is missing, and writes only then", () => {
+    using folder = new TemporaryFolder();
+    const path = create(folder);
+    using db = openForWriting(path)!;
+    addIndexes(db);
+    expect(indexesOf(path)).toEqual([...INDEXES, ...OWN_INDEXES].sort());
+    const [before] = ask(path, "PRAGMA schema_version");
+    {
+      using writer = new Database(path);
+      writer.run("BEGIN IMMEDIATE");
+      addIndexes(db);
+      writer.run("ROLLBACK");
+    }
+    expect(ask(path, "PRAGMA schema_version")).toEqual([before!]);
+    edit(path, "DROP INDEX idx_image_ref_manifest");
+    addIndexes(db);
+    expect(indexesOf(path)).toEqual([...INDEXES, ...OWN_INDEXES].sort());
+  });
+});

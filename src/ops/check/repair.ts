@@ -7,6 +7,7 @@ import type { CacheFile } from "../../cache/paths.ts";
 import { danglingManifest, findImages, repointDangling } from "../../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../../db/integrity.ts";
 import { setErofsSize } from "../../db/layers.ts";
+import { addIndexes } from "../../db/open.ts";
 import type { Pins } from "../../db/pins.ts";
 import { listUsage } from "../../db/usage.ts";
 import { asCatalogueError, writeTransaction } from "../../db/write.ts";
@@ -41,6 +42,7 @@ export async function repair(
   const options = { grace, ...(stopped && { stopped }) };
   const outcomes = new Map<Problem, Outcome>();
   if (isCorrupt(problems)) return outcomes;
+  addIndexes(larder.db);
   const run = (kind: Mend["kind"], mendAll: (mends: Mend[]) => void) => {
     const mine = problems.filter(({ mend }) => mend?.kind === kind);
     const outcome = attempt(larder, () => mendAll(mine.map(({ mend }) => mend!)));
