@@ -155,7 +155,9 @@ function sayOutcome(report: PruneReport): number {
   }
   const short = report.target ? shortOf(report.target) : 0;
   if (short > 0)
-    complain(`the target was not reached: ${formatSize(short)} are missing (${short} bytes), in files that were left`);
+    complain(
+      `the target ${report.dry_run ? "would not be" : "was not"} reached: ${formatSize(short)} are missing (${short} bytes), in files that ${report.dry_run ? "would be" : "were"} left`,
+    );
   if (report.failed.length > 0) return 1;
   return short > 0 ? exitCode("busy") : 0;
 }

@@ -14,7 +14,7 @@ import { filesOf, type Stock, unspelled } from "./doomed.ts";
 import type { PinWatch } from "./pins.ts";
 import { whileChecked } from "./soundness.ts";
 import { findStrays, type Strays } from "./strays.ts";
-import type { SweepOptions } from "./sweep.ts";
+import { foreseeSoon, type SweepOptions } from "./sweep.ts";
 import { findPinnedUnrecorded, findUnrecorded } from "./unrecorded.ts";
 
 export interface CollectOptions extends SweepOptions {
@@ -63,6 +63,8 @@ export interface CollectionPlan {
   unsafe: string[];
   targets: Target[];
   skipped: Skipped[];
+  /** Of those that were skipped, what a later collection takes unless rows follow. */
+  later: Target[];
   /** Why only staging is swept, or null. */
   unaccounted: string | null;
 }
@@ -96,10 +98,18 @@ export function planCollection(
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
   const own = filesOf(larder.cache, rows, strayRefs, stock);
+  const reasonOf = foreseeSoon(larder, options.grace);
+  const files = inSweepOrder([...own.targets, ...others.targets]);
+  const later = files.filter((file) => reasonOf(file) !== undefined);
   const plan: CollectionPlan = {
     ...rows,
-    targets: inSweepOrder([...own.targets, ...others.targets]),
-    skipped: [...own.skipped, ...others.skipped],
+    targets: later.length === 0 ? files : files.filter((file) => reasonOf(file) === undefined),
+    skipped: [
+      ...own.skipped,
+      ...others.skipped,
+      ...later.map((file): Skipped => ({ kind: file.kind, path: file.path, reason: reasonOf(file)! })),
+    ],
+    later,
     unaccounted: null,
   };
   const scratch = plan.targets.filter(({ path }) => larder.cache.isScratch(path));

@@ -1,3 +1,4 @@
+import type { Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -32,7 +33,6 @@ import {
   planPrune,
 } from "./prune-plan.ts";
 import { bytesLeft, type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
-import type { Strays } from "./strays.ts";
 import { sweep } from "./sweep.ts";
 import { stockOf, takeStock, type Usage, type UsedFile, type UsedImage } from "./usage.ts";
 
@@ -45,7 +45,10 @@ export interface PruneOptions extends Omit<CollectOptions, "layersOnly"> {
 
 /** What a budget asked for and the plan had for it, and what became of that; sizes in bytes. */
 export interface BudgetOutcome extends BudgetTarget {
-  /** What of `planned` was left, because a guard or the system refused it or the work was stopped; 0 in a dry run. */
+  /**
+   * What of `planned` was left, because it is too young, a guard or the system refused it, or the work was stopped. In a dry
+   * run, what is known to be left.
+   */
   left: number;
 }
 
@@ -74,9 +77,11 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   );
   const { plan, used, unmatched_keeps } = selection;
   collection.unsafe.unshift(...selection.unsafe);
+  const waiting = collection.unaccounted === null ? [...collection.later, ...selection.young] : [];
   if (options.dryRun) {
     return {
       ...report(plan, used, collection, plannedRows(collection)),
+      target: plan.target && { ...plan.target, left: bytesLeft(waiting, []) },
       unmatched_keeps,
       ...reportPlanned(larder, collection.targets, collection.skipped),
     };
@@ -87,7 +92,10 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   for (const decision of done.decisions) if (decision.action === "evict") options.evicted?.(decision);
   const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
-  const left = collection.unaccounted === null ? bytesLeft(collection.targets, deleted) : (plan.target?.planned ?? 0);
+  const left =
+    collection.unaccounted === null
+      ? bytesLeft([...collection.targets, ...waiting], deleted.deleted)
+      : (plan.target?.planned ?? 0);
   return {
     ...done,
     target: plan.target && { ...plan.target, left },
@@ -105,6 +113,8 @@ interface PolicySelection extends Selection {
   unmatched_keeps: string[];
   /** Named images that stay, because what their rows hold is no digest. */
   unsafe: string[];
+  /** Strays that a budget counts on although they are too young to go yet. */
+  young: Target[];
 }
 
 function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: PruneOptions): PolicySelection {
@@ -113,7 +123,10 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   const { usage, strays } = takeStock(larder, pins, grace, (cache, listing) => scanCache(cache, { listing }));
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
-  const state = readState(larder, usage, used, strays, now, grace);
+  const isWorking = findRunningWork(larder.cache, now, grace) !== undefined;
+  // Without a pull or load they are what a crash has left, and go soon: no image need go in their place meanwhile.
+  const young = isWorking ? [] : strays.young;
+  const state = readState(larder, usage, used, [...strays.targets, ...young], { isWorking, now, grace });
   const plan = planPrune(state, policy, now);
   const kept = plan.decisions.filter(({ action, reference }) => action === "keep" && reference === null);
   return {
@@ -121,6 +134,7 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
     used,
     unmatched_keeps: findUnmatchedKeeps(state.images, policy.keep),
     unsafe: namedUnsafe(usage),
+    young,
     evicted: leavingBy(plan, used),
     spare: new Set(kept.map(({ digest }) => digest)),
     strays,
@@ -133,16 +147,14 @@ function readState(
   larder: Larder,
   { files, images, catalogue, index }: Usage,
   used: UsedImage[],
-  strays: Strays,
-  now: number,
-  grace: number,
+  strays: Target[],
+  { isWorking, now, grace }: Pick<Moment, "isWorking" | "now" | "grace">,
 ): PruneState {
   const { cache } = larder;
-  const isWorking = findRunningWork(cache, now, grace) !== undefined;
   const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
   const orphans = catalogue.layers.filter(({ manifests, isHeldElsewhere }) => manifests === 0 && !isHeldElsewhere);
   const orphaned = orphans.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
-  const garbage = new Set([...strays.targets.map(({ path }) => path), ...orphaned]);
+  const garbage = new Set([...strays.map(({ path }) => path), ...orphaned]);
   const unsettled = findUnsettled(used, files, now, grace);
   const { units, bytes } = unitsOf(files);
   // What an image needs that no policy may take stays, as does a file that is nobody's and no garbage either, a layer of a
@@ -303,9 +315,8 @@ function report(
       last_used_at: ms === null ? null : toRfc3339(ms),
     };
   });
-  const target = plan.target && { ...plan.target, left: 0 };
   const [manifests, layers] = [rows.manifests.toSorted(), rows.layers.toSorted()];
-  return { decisions, target, ...rows, manifests, layers, unsafe, unaccounted };
+  return { decisions, ...rows, manifests, layers, unsafe, unaccounted };
 }
 
 const STAYS = { action: "keep", bytes: 0 } as const;

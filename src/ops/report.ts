@@ -39,7 +39,7 @@ export function reportPlanned(larder: Larder, targets: Target[], left: Skipped[]
 }
 
 /** Allocated bytes of those of the targets that are still there, and would be free if they were not. */
-export function bytesLeft(targets: Target[], { deleted }: DeleteReport): number {
+export function bytesLeft(targets: Target[], deleted: Deleted[]): number {
   const gone = new Set(deleted.map(({ path }) => path));
   const staying = targets.filter(({ path, link }) => !link && !gone.has(path));
   const linked = groupLinks(targets).filter((names) => isWhole(names) && names.some(({ path }) => !gone.has(path)));

@@ -18,6 +18,8 @@ import { measureTargets } from "./doomed.ts";
 export interface Strays {
   targets: Target[];
   skipped: Skipped[];
+  /** Of those that were skipped, what a later gc takes. */
+  young: Target[];
 }
 
 /**
@@ -65,6 +67,8 @@ export function findStrays(larder: Larder, grace: number, listing?: Listing): St
         .filter(({ kind, digest }) => kind === "flat_blob" && kept.needs(digest!))
         .map((file) => skip(file, "a flat ref needs it")),
     ],
+    // One of the future may stay for ever.
+    young: young.filter(({ mtimeMs }) => mtimeMs <= now),
   };
 }
 

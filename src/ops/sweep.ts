@@ -148,6 +148,17 @@ function isUnsettled({ db, cache, now }: Larder, canonical: string): boolean {
 }
 
 /**
+ * Why a sweep at this moment would leave a file that no row wants, as far as a plan can know it: a metadata file written just
+ * now names it, and rows may be about to follow.
+ */
+export function foreseeSoon({ db, cache, now }: Larder, grace: number): (file: CacheFile) => string | undefined {
+  using young = new YoungMetadataFiles(cache, now, grace);
+  const soon = young.read().filter(({ manifest }) => !hasManifest(db, manifest));
+  const named = new Set(soon.flatMap(({ manifest, layers }) => [manifest, ...layers]));
+  return ({ kind, digest }) => (SPOKEN_FOR[kind] && named.has(digest!) ? SOON : undefined);
+}
+
+/**
  * Answers whether a row, or a metadata file that is about to become one, wants a file. What it gathers holds for one
  * transaction only: `begin` starts the next.
  */

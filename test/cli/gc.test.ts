@@ -90,6 +90,29 @@ function writeStray(store: Store, [, path, content]: (typeof STRAYS)[number], ag
   store.age(path, age);
 }
 
+describe("larder gc --dry-run of what a killed removal left", () => {
+  test("promises nothing that a metadata file written just now still speaks for", async () => {
+    using store = await Store.make({
+      gone: { references: ["docker.io/library/gone:1"], layers: ["base", "own"] },
+      kept: { references: ["docker.io/library/kept:1"], layers: ["base"] },
+    });
+    store.sql(`DELETE FROM image_ref WHERE manifest_id = 1`);
+    for (const table of ["config", "manifest_layer"]) store.sql(`DELETE FROM ${table} WHERE manifest_id = 1`);
+    store.sql("DELETE FROM manifest WHERE id = 1");
+    store.write(at.metadata("docker.io/library/gone:1"), JSON.stringify(metadataOf("gone", ["base", "own"])), YOUNG);
+    const plan = await larderJson(store.path, ["gc", "--dry-run"]);
+    const done = await larderJson(store.path, ["gc"]);
+    expect(done.files).toEqual([]);
+    expect(done.skipped.map(({ kind }: { kind: string }) => kind).sort()).toEqual([
+      "fsmeta",
+      "layer",
+      "metadata",
+      "vmdk",
+    ]);
+    expect({ ...plan, dry_run: false }).toEqual(done);
+  });
+});
+
 describe("larder gc", () => {
   test("finds nothing in a sound home", async () => {
     using store = await makeKept();

@@ -444,6 +444,29 @@ describe("larder prune: plan and application", () => {
     expect(stderr).toContain(` more (${target.left} bytes) are in files that were left\n`);
   });
 
+  test.each([
+    ["evicts nothing for what a crash has just left, which a later gc takes", MINUTE, false, 75, ["acme/a:1"]],
+    ["evicts for what a pull that runs has just written", MINUTE, true, 75, []],
+    ["evicts for a stray whose time lies in the future, and which may stay for ever", -HOUR, false, 0, []],
+  ])("%s", async (_, age, isPulled, expected, references) => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });
+    store.file(store.layerPath("stray"), 40_960, age);
+    const lock = store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0);
+    using _pull = isPulled ? FileLock.take(lock) : undefined;
+    const args = ["prune", "--max-size", "60000", "--format", "json"];
+    const plan = await larder(store.home, ...args, "--dry-run");
+    const { code, stdout, stderr } = await larder(store.home, ...args);
+    expect(code).toBe(expected);
+    expect(store.references()).toEqual(references);
+    if (isPulled) return;
+    expect(plan.code).toBe(expected);
+    const { target } = JSON.parse(stdout);
+    expect(JSON.parse(plan.stdout).target).toEqual(target);
+    expect(target.left).toBe(expected === 75 ? 40_960 : 0);
+    if (expected === 75) expect(stderr).toContain(`the target was not reached: `);
+  });
+
   test("stays below --max-size, and takes no image without need", async () => {
     using store = new Store();
     for (let i = 1; i <= 9; i++)

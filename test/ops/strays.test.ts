@@ -26,14 +26,14 @@ describe("findStrays", () => {
   test("finds none in a home whose references are typed in many ways", async () => {
     using store = await makeTyped();
     using larder = store.open();
-    expect(findStrays(larder, 0)).toEqual({ targets: [], skipped: [] });
+    expect(findStrays(larder, 0)).toEqual({ targets: [], skipped: [], young: [] });
   });
 
   test("finds none in a cache without folders", async () => {
     using store = await makeTyped();
     using larder = store.open();
     rmSync(store.cache, { recursive: true });
-    expect(findStrays(larder, 0)).toEqual({ targets: [], skipped: [] });
+    expect(findStrays(larder, 0)).toEqual({ targets: [], skipped: [], young: [] });
   });
 
   test("tells old from young by the clock it was given", async () => {
