@@ -98,8 +98,8 @@ export function planCollection(
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
   const own = filesOf(larder.cache, rows, strayRefs, stock);
-  const reasonOf = foreseeSoon(larder, options.grace);
   const files = inSweepOrder([...own.targets, ...others.targets]);
+  const reasonOf = foreseeSoon(larder, files, options.grace);
   const later = files.filter((file) => reasonOf(file) !== undefined);
   const plan: CollectionPlan = {
     ...rows,

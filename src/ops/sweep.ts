@@ -1,4 +1,5 @@
 import type { Database } from "bun:sqlite";
+import { basename } from "node:path";
 import { type DeleteReport, deleteGuarded, type Guard, PATIENCE_MS, type Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import { FlatBlobs } from "../cache/flat.ts";
@@ -148,12 +149,17 @@ function isUnsettled({ db, cache, now }: Larder, canonical: string): boolean {
 }
 
 /**
- * Why a sweep at this moment would leave a file that no row wants, as far as a plan can know it: a metadata file written just
- * now names it, and rows may be about to follow.
+ * Why a sweep of these files at this moment would leave one of them that no row wants, as far as a plan can know it: a
+ * metadata file written just now, and not among them, names it, and rows may be about to follow.
  */
-export function foreseeSoon({ db, cache, now }: Larder, grace: number): (file: CacheFile) => string | undefined {
+export function foreseeSoon(
+  { db, cache, now }: Larder,
+  targets: CacheFile[],
+  grace: number,
+): (file: CacheFile) => string | undefined {
   using young = new YoungMetadataFiles(cache, now, grace);
-  const soon = young.read().filter(({ manifest }) => !hasManifest(db, manifest));
+  const going = new Set(targets.flatMap(({ kind, path }) => (kind === "metadata" ? basename(path) : [])));
+  const soon = young.read().filter(({ name, manifest }) => !going.has(name) && !hasManifest(db, manifest));
   const named = new Set(soon.flatMap(({ manifest, layers }) => [manifest, ...layers]));
   return ({ kind, digest }) => (SPOKEN_FOR[kind] && named.has(digest!) ? SOON : undefined);
 }
