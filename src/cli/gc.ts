@@ -24,7 +24,9 @@ export default defineCommand({
   },
   operands: { least: 0, most: 0 },
   examples: ["larder gc", "larder gc --dry-run", "larder gc --format json | jq .bytes_reclaimed"],
-  exits: [[5, "the catalogue does not account for its cache, or what is in use cannot be told"]],
+  exits: [
+    [5, "the catalogue does not account for its cache, the database is damaged, or what is in use cannot be told"],
+  ],
   async run({ flags, format, home }) {
     const grace = flags.grace === undefined ? DEFAULT_GRACE_MS : parseDuration(flags.grace);
     const larder = openToSweep(home(), { dryRun: flags["dry-run"], sweepUnrecorded: flags["sweep-unrecorded"] });

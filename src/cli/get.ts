@@ -16,7 +16,7 @@ export default defineCommand({
   examples: ["larder get python:3.12", "larder get --format json python:3.12 | jq .size_bytes"],
   exits: [
     [3, "no such image"],
-    [5, "the database is damaged, or is none"],
+    [5, "the database is damaged, or the file is no database"],
   ],
   async run({ operands: [reference], format, home }) {
     const where = home();

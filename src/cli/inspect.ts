@@ -17,7 +17,7 @@ export default defineCommand({
   examples: ["larder inspect python:3.12", "larder inspect --format json python:3.12 | jq -r '.layers[].diff_id'"],
   exits: [
     [3, "no such image"],
-    [5, "the database is damaged, or is none"],
+    [5, "the database is damaged, or the file is no database"],
   ],
   async run({ operands, format, home }) {
     const where = home();

@@ -33,7 +33,9 @@ export default defineCommand({
     "larder ls -q --filter reference='ghcr.io/acme/*'",
     "larder list --format json --filter pinned=false --filter until=14d",
   ],
-  exits: [[5, "the database is damaged, or is none; or what is in use cannot be told, and was asked for"]],
+  exits: [
+    [5, "the database is damaged, or the file is no database; or what is in use cannot be told, and was asked for"],
+  ],
   async run({ flags, format, home }) {
     const filter = parseFilters(flags.filter);
     const { database, ...rest } = home();

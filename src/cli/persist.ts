@@ -40,7 +40,7 @@ export default defineCommand({
   ],
   exits: [
     [3, "the cache holds no metadata for the reference"],
-    [5, "the database is damaged, or is none"],
+    [5, "the database is damaged, or the file is no database"],
   ],
   async run({ flags, operands, format, home }) {
     if ((flags.batch === undefined) === (operands.length === 0)) {

@@ -34,7 +34,7 @@ export default defineCommand({
   exits: [
     [3, "no such image"],
     [4, "in use"],
-    [5, "what is in use cannot be told, because a sandbox or snapshot cannot be read"],
+    [5, "the database is damaged, or what is in use cannot be told, because a sandbox or snapshot cannot be read"],
   ],
   async run({ flags, operands, format, home }) {
     const where = home();

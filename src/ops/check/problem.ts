@@ -8,7 +8,7 @@ type Severity = "damage" | "note";
 // Every problem that check can name: damage makes it exit with 5, a note does not. Codes are stable; the advice says
 // what to do where --repair cannot help.
 const PROBLEMS = {
-  "database-corrupt": ["damage", "restore the database from a backup; larder changes nothing in it meanwhile"],
+  "database-corrupt": ["damage", "restore the database from a backup; larder deletes nothing meanwhile"],
   "foreign-key": ["damage", "pull the image again, or remove the reference"],
   "schema-unknown": ["damage", "restore the database from a backup, or use a larder that knows this schema"],
   "migrations-missing": [
