@@ -37,6 +37,7 @@ const ERRNO: Record<string, string> = {
   EACCES: "permission denied",
   EPERM: "operation not permitted",
   ENOENT: "no such file or directory",
+  EEXIST: "something else is in its place (a link that leads nowhere, or a file)",
   ENOTDIR: "a part of the path is not a directory",
   EISDIR: "it is a directory",
   EROFS: "the file system is read-only",

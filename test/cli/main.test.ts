@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, run, TemporaryFolder } from "../larder.ts";
 import { Catalogue, digest, metadata, snapshot } from "./catalogue.ts";
@@ -309,5 +309,15 @@ describe("a missing home", () => {
     expect(outcome).toMatchObject({ code, stdout: "" });
     expect(outcome.stderr === "").toBe(code === 0);
     expect(existsSync(home)).toBe(false);
+  });
+
+  test("is not made where a link of its name leads nowhere, as to a disk that is not mounted", async () => {
+    using folder = new TemporaryFolder();
+    const home = join(folder.path, "home");
+    symlinkSync(join(folder.path, "unmounted"), home);
+    const { code, stderr } = await run(["persist", "x:1", "--metadata", "-", "--home", home], { stdin: metadata() });
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^larder: cannot mkdir "[^"]+": something else is in its place \(a link that leads nowhere/);
+    expect(existsSync(join(folder.path, "unmounted"))).toBe(false);
   });
 });
