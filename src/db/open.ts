@@ -107,8 +107,13 @@ export function openForWriting(path: string): Database | undefined {
  * damaged database must stay as it is.
  */
 export function addIndexes(db: Database): void {
+  if (INDEXED.has(db)) return;
   if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
+  INDEXED.add(db);
 }
+
+// Connections that have been asked: a server puts thousands of images on record through one.
+const INDEXED = new WeakSet<Database>();
 
 // A connection that nobody receives must not stay open: it holds the file, and the file system that it lies on.
 function keepIf(db: Database, accept: () => boolean): Database | undefined {

@@ -527,7 +527,8 @@ describe("addIndexes", () => {
     }
     expect(ask(path, "PRAGMA schema_version")).toEqual([before!]);
     edit(path, "DROP INDEX idx_image_ref_manifest");
-    addIndexes(db);
+    using next = openForWriting(path)!;
+    addIndexes(next);
     expect(indexesOf(path)).toEqual([...INDEXES, ...OWN_INDEXES].sort());
   });
 });
