@@ -34,11 +34,12 @@ export class Interruption {
   }
 
   private readonly hear = (signal: NodeJS.Signals): void => {
-    if (this.signal) {
+    // The end of a terminal is told twice, by the shell and by the kernel.
+    if (this.signal && signal !== "SIGHUP") {
       this[Symbol.dispose]();
       process.kill(process.pid, signal);
     }
-    this.signal = signal as Signal;
+    this.signal ??= signal as Signal;
   };
 }
 

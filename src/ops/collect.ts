@@ -113,7 +113,8 @@ export function planCollection(
     unaccounted: null,
   };
   const scratch = plan.targets.filter(({ path }) => larder.cache.isScratch(path));
-  if (scratch.length === plan.targets.length) return plan;
+  // What is left for now shows a lost catalogue no less.
+  if (scratch.length === files.length) return plan;
   const unaccounted =
     findPinnedUnrecorded(larder, pins.read()) ??
     (options.sweepUnrecorded ? null : (findUnrecorded(larder, options.grace) ?? null));

@@ -1,4 +1,4 @@
-import type { Target } from "../cache/delete.ts";
+import type { Deleted, Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -77,11 +77,13 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   );
   const { plan, used, unmatched_keeps } = selection;
   collection.unsafe.unshift(...selection.unsafe);
-  const waiting = collection.unaccounted === null ? [...collection.later, ...selection.young] : [];
+  const waiting = [...collection.later, ...selection.young];
+  const leftOf = (targets: Target[], deleted: Deleted[]) =>
+    collection.unaccounted === null ? bytesLeft([...targets, ...waiting], deleted) : (plan.target?.planned ?? 0);
   if (options.dryRun) {
     return {
       ...report(plan, used, collection, plannedRows(collection)),
-      target: plan.target && { ...plan.target, left: bytesLeft(waiting, []) },
+      target: plan.target && { ...plan.target, left: leftOf([], []) },
       unmatched_keeps,
       ...reportPlanned(larder, collection.targets, collection.skipped),
     };
@@ -92,10 +94,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   for (const decision of done.decisions) if (decision.action === "evict") options.evicted?.(decision);
   const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
-  const left =
-    collection.unaccounted === null
-      ? bytesLeft([...collection.targets, ...waiting], deleted.deleted)
-      : (plan.target?.planned ?? 0);
+  const left = leftOf(collection.targets, deleted.deleted);
   return {
     ...done,
     target: plan.target && { ...plan.target, left },
@@ -124,8 +123,9 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
   const isWorking = findRunningWork(larder.cache, now, grace) !== undefined;
-  // Without a pull or load they are what a crash has left, and go soon: no image need go in their place meanwhile.
-  const young = isWorking ? [] : strays.young;
+  // Without a pull or load they are what a crash has left, and go soon: no image need go in their place meanwhile. A download
+  // and other scratch may belong to work that is tried again and again, and needs the room.
+  const young = isWorking ? [] : strays.young.filter(({ kind }) => kind !== "staging" && kind !== "blob");
   const state = readState(larder, usage, used, [...strays.targets, ...young], { isWorking, now, grace });
   const plan = planPrune(state, policy, now);
   const kept = plan.decisions.filter(({ action, reference }) => action === "keep" && reference === null);

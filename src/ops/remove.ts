@@ -149,7 +149,7 @@ function ids(rows: { id: number }[]): number[] {
 function findFiles(larder: Larder, removal: Removal): Targets {
   const found = filesOf(larder.cache, removal);
   if (removal.layers.length === 0) return found;
-  const needed = layersOfUnrecorded(larder);
+  const needed = layersOfUnrecorded(larder, removal.manifests);
   const spared: Targets = { targets: [], skipped: found.skipped };
   for (const file of found.targets) {
     const metadata = file.kind === "layer" ? needed.get(file.digest!) : undefined;

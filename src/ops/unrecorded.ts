@@ -40,11 +40,12 @@ export function findUnrecorded(larder: Larder, grace: number): string | undefine
 /**
  * The layers that images need which msb could boot and which are not on record, by diff ID, with the metadata file that says
  * so. The catalogue is then an old one or a lost one, or the cache another home's too. Whether there is such an image, names
- * tell: to look into every metadata file would take a large cache as long as all the rest of a removal.
+ * tell: to look into every metadata file would take a large cache as long as all the rest of a removal. `leaving` are digests
+ * of manifests that go, or whose rows have gone just now: they need nothing any more.
  */
-export function layersOfUnrecorded({ db, cache }: Larder): Map<Digest, string> {
+export function layersOfUnrecorded({ db, cache }: Larder, leaving: string[] = []): Map<Digest, string> {
   const layers = new Map<Digest, string>();
-  const recorded = new Set(listManifestDigests(db));
+  const recorded = new Set([...listManifestDigests(db), ...leaving]);
   const isUnrecorded = (digest: Digest | undefined) => digest !== undefined && !recorded.has(digest);
   const bootable = scanCache(cache, { folders: ["vmdk", "flat/refs"] });
   if (!bootable.some(({ digest }) => isUnrecorded(digest))) return layers;

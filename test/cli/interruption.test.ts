@@ -126,6 +126,27 @@ describe.each(SIGNALS)("%s", (signal, code) => {
   });
 });
 
+describe("the end of a terminal", () => {
+  test.each([["SIGHUP"], ["SIGTERM"]] as const)(
+    "is heard in silence after %s, which stops the work as before",
+    async (first) => {
+      const { store, work } = await makeStore();
+      using _ = store;
+      await using __ = work;
+      store.write("layers/stray");
+      const child = Bun.spawn([EXECUTABLE, "gc", "--home", store.path], { stdio: ["ignore", "ignore", "pipe"] });
+      for (let tries = 0; !hearsSignals(child.pid); tries++) {
+        if (tries > 2000 || child.exitCode !== null) throw new Error("gc did not come to where it hears signals");
+        await Bun.sleep(5);
+      }
+      child.kill(first);
+      child.kill("SIGHUP");
+      expect([await child.exited, child.signalCode]).toEqual([expect.any(Number), null]);
+      expect(await child.stderr.text()).toMatch(/stopped by SIG(HUP|TERM): /);
+    },
+  );
+});
+
 describe("nohup", () => {
   test("keeps a prune from being stopped by the end of its terminal", async () => {
     const { store, work } = await makeStore();

@@ -467,6 +467,15 @@ describe("larder prune: plan and application", () => {
     if (expected === 75) expect(stderr).toContain(`the target was not reached: `);
   });
 
+  test("evicts where the room is taken by a download that may be gone on with", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });
+    store.file(store.layerPath("pulled").replace(/\.erofs$/, ".tar.gz"), 40_960, MINUTE);
+    const { code } = await larder(store.home, "prune", "--max-size", "60000");
+    expect(code).toBe(0);
+    expect(store.references()).toEqual([]);
+  });
+
   test("stays below --max-size, and takes no image without need", async () => {
     using store = new Store();
     for (let i = 1; i <= 9; i++)

@@ -179,7 +179,7 @@ export class Oracle {
         return mine.length > 0 && !whole.has(digest) && !shielded(digest) && !mine.some(isKept);
       })
       .sort((a, b) => this.lastUsed(a) - this.lastUsed(b) || (a < b ? -1 : 1));
-    const budget = this.overBudget(policy, whole, candidates);
+    const budget = this.overBudget(policy, whole, candidates, grace);
     const evicted = names.filter((name) => byRule.includes(name) || budget?.taken.has(name.digest));
     const spare = new Set([...this.manifests.keys()].filter(shielded));
     const expected = this.collect(evicted, spare, grace, false, sweepUnrecorded);
@@ -260,11 +260,11 @@ export class Oracle {
   }
 
   // Least recently used first until it is enough; then, newest first, whatever turns out not to be needed is spared.
-  private overBudget(policy: OraclePolicy, whole: Set<string>, candidates: string[]) {
+  private overBudget(policy: OraclePolicy, whole: Set<string>, candidates: string[], grace: number) {
     if (policy.maxSize === undefined) return undefined;
     const orphans = [...this.layers.keys()].filter((diffId) => !this.isHeld(diffId, new Set()));
     const garbage = new Set([
-      ...this.strays().filter((path) => this.files.get(path)!.mtime <= this.now),
+      ...this.strays().filter((path) => this.isOld(path, grace) || this.isPassing(path)),
       ...orphans.map((diffId) => pathOf("layers", diffId, ".erofs")).filter((path) => this.files.has(path)),
     ]);
     const garbageBytes = [...garbage].reduce((sum, path) => sum + this.files.get(path)!.bytes, 0);
@@ -282,6 +282,11 @@ export class Oracle {
       if (freed() < floor) taken.add(digest);
     }
     return { taken, missing: Math.max(needed - reached, 0) };
+  }
+
+  /** Whether a young stray is no scratch and no download, which may be gone on with, and so goes soon. */
+  private isPassing(path: string): boolean {
+    return !/^tmp\/|\.part$|\.tar\.gz$/.test(path) && this.files.get(path)!.mtime <= this.now;
   }
 
   private freedBy(gone: Set<string>): number {

@@ -92,6 +92,14 @@ describe("layersOfUnrecorded", () => {
     expect(new Map<string, string>(layersOfUnrecorded(larder))).toEqual(expected);
   });
 
+  test("gives none of what goes, although its rows have gone already", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    store.write(at.metadata(OTHER), compact, OLD);
+    store.write(at.vmdk("elsewhere"), "");
+    expect([...layersOfUnrecorded(larder, [digestOf("elsewhere")])]).toEqual([]);
+  });
+
   test("gives none of images on record, nor of a file that is cut off", async () => {
     using store = await makeKept();
     using larder = store.open();
