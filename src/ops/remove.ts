@@ -1,3 +1,4 @@
+import type { Target } from "../cache/delete.ts";
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
@@ -148,18 +149,17 @@ function ids(rows: { id: number }[]): number[] {
 // not on record.
 function findFiles(larder: Larder, removal: Removal): Targets {
   const found = filesOf(larder.cache, removal);
-  if (removal.layers.length === 0) return found;
+  if (found.targets.length === 0) return found;
   const needed = layersOfUnrecorded(larder, removal.manifests);
+  const telling = new Set(needed.values());
   const spared: Targets = { targets: [], skipped: found.skipped };
+  const spare = ({ kind, path }: Target, reason: string) => spared.skipped.push({ kind, path, reason });
   for (const file of found.targets) {
     const metadata = file.kind === "layer" ? needed.get(file.digest!) : undefined;
-    if (metadata === undefined) spared.targets.push(file);
-    else
-      spared.skipped.push({
-        kind: file.kind,
-        path: file.path,
-        reason: `an image that is not on record needs it, as "${metadata}" says`,
-      });
+    if (metadata !== undefined) spare(file, `an image that is not on record needs it, as "${metadata}" says`);
+    // Without it nothing would tell of that image, and the next gc would take it.
+    else if (telling.has(file.path)) spare(file, "it names an image that is not on record");
+    else spared.targets.push(file);
   }
   return spared;
 }

@@ -157,6 +157,7 @@ export function foreseeSoon(
   targets: CacheFile[],
   grace: number,
 ): (file: CacheFile) => string | undefined {
+  if (!targets.some(({ kind }) => SPOKEN_FOR[kind])) return () => undefined;
   using young = new YoungMetadataFiles(cache, now, grace);
   const going = new Set(targets.flatMap(({ kind, path }) => (kind === "metadata" ? basename(path) : [])));
   const soon = young.read().filter(({ name, manifest }) => !going.has(name) && !hasManifest(db, manifest));

@@ -357,14 +357,16 @@ export class Oracle {
     );
   }
 
-  /** Whether an image has this layer that msb could boot, and that is not on record. */
-  private isNeededUnrecorded(layer: Owner): boolean {
+  /** Whether an image has this layer that msb could boot, and that is not on record; or this metadata, which tells of it. */
+  private isNeededUnrecorded(file: Owner): boolean {
     const owners = [...this.files.values()].map(({ owner }) => owner);
     const unrecorded = owners.filter((owner) => "manifest" in owner && !this.manifests.has(owner.manifest));
     return (
-      layer.kind === "layer" &&
       unrecorded.some(({ kind }) => kind === "vmdk" || kind === "flat_ref") &&
-      unrecorded.some((owner) => owner.kind === "metadata" && owner.layers.includes(layer.diffId))
+      unrecorded.some(
+        (owner) =>
+          owner.kind === "metadata" && (file.kind === "layer" ? owner.layers.includes(file.diffId) : owner === file),
+      )
     );
   }
 

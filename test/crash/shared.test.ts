@@ -140,6 +140,24 @@ describe("a catalogue restored from last week", () => {
   });
 });
 
+describe("a tag that was moved since the backup", () => {
+  test("keeps the file that tells of its newer image when it is removed, and so that image from gc", async () => {
+    using folder = new TemporaryFolder();
+    const home = folder.path;
+    await load(home, [ONE, THREE]);
+    cpSync(join(home, "db"), join(home, "backup"), { recursive: true });
+    await load(home, [{ ...TWO, tags: ONE.tags }]);
+    rmSync(join(home, "db"), { recursive: true });
+    cpSync(join(home, "backup"), join(home, "db"), { recursive: true });
+    age(home);
+    expect((await larder(home, "rm", "one:1")).code).toBe(0);
+    expect((await larder(home, "gc")).code).toBe(5);
+    expect((await larder(home, "persist", "one:1")).code).toBe(0);
+    expect(readFiles(home)).toEqual(filesOf([{ ...TWO, tags: ONE.tags }, THREE]));
+    expect(problems(home)).toEqual([]);
+  });
+});
+
 describe("two homes on one cache", () => {
   test("lose nothing to each other's sweeps", async () => {
     using first = new TemporaryFolder();
