@@ -1,5 +1,6 @@
 import { cpSync, mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { isMusl } from "../src/host/libc.ts";
 
 /** A kind of host that larder is built for. */
 export interface Target {
@@ -26,8 +27,7 @@ function target(name: string, compile: Target["compile"], runtime: string): Targ
 
 /** The target that this machine is, of those that `TARGETS` has. */
 export function hostTarget(): string {
-  const libc = (process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined)?.header;
-  return `linux-${process.arch}${libc?.glibcVersionRuntime === undefined ? "-musl" : ""}`;
+  return `linux-${process.arch}${isMusl() ? "-musl" : ""}`;
 }
 
 const PINNED = fileURLToPath(new URL("runtimes", import.meta.url));

@@ -31,6 +31,11 @@ export interface Skipped {
   reason: string;
 }
 
+/** A file that is left, with the reason. */
+export function skip({ kind, path }: CacheFile, reason: string): Skipped {
+  return { kind, path, reason };
+}
+
 export interface DeleteReport {
   deleted: Deleted[];
   /** What a guard refused, for the next gc. */
@@ -124,7 +129,7 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
       // What was done is done, and what is left of the files is for the next gc: no failure of what was asked.
       const isBusy = error instanceof LarderError && error.code === "busy";
       if (!isBusy || (guard.isFirstStep && report.deleted.length === 0)) throw error;
-      report.skipped.push(...targets.slice(next).map(({ kind, path }) => ({ kind, path, reason: error.message })));
+      report.skipped.push(...targets.slice(next).map((file) => skip(file, error.message)));
       break;
     }
     if (seen) late = 0;

@@ -82,7 +82,7 @@ export function openForReading(path: string, patienceMs = BUSY_TIMEOUT_MS): Data
 }
 
 /**
- * Opens the catalogue for writing: WAL, foreign keys on, five seconds of patience. It is not changed by that.
+ * Opens the catalogue for writing: WAL, foreign keys on, five seconds of patience. Rows and schema stay as they are.
  * Undefined where there is no database. Throws `failed` where msb itself would refuse to start, or would wipe it.
  */
 export function openForWriting(path: string): Database | undefined {

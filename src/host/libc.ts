@@ -22,7 +22,8 @@ export function loadLibc<S extends Record<string, FFIFunction>>(symbols: S): Lib
   }
 }
 
-function isMusl(): boolean {
+/** Whether the C library is musl's: what the executable was built for, or what runs the source. */
+export function isMusl(): boolean {
   if (typeof LARDER_TARGET !== "undefined") return LARDER_TARGET.endsWith("-musl");
   const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined;
   return report?.header?.glibcVersionRuntime === undefined;

@@ -99,16 +99,11 @@ export function planCollection(
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
   const own = filesOf(larder.cache, rows, strayRefs, stock);
   const files = inSweepOrder([...own.targets, ...others.targets]);
-  const reasonOf = foreseeSoon(larder, files, options.grace);
-  const later = files.filter((file) => reasonOf(file) !== undefined);
+  const { targets, later, skipped } = foreseeSoon(larder, files, options.grace);
   const plan: CollectionPlan = {
     ...rows,
-    targets: later.length === 0 ? files : files.filter((file) => reasonOf(file) === undefined),
-    skipped: [
-      ...own.skipped,
-      ...others.skipped,
-      ...later.map((file): Skipped => ({ kind: file.kind, path: file.path, reason: reasonOf(file)! })),
-    ],
+    targets,
+    skipped: [...own.skipped, ...others.skipped, ...skipped],
     later,
     unaccounted: null,
   };

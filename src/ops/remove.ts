@@ -1,4 +1,4 @@
-import type { Target } from "../cache/delete.ts";
+import { skip } from "../cache/delete.ts";
 import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
@@ -153,12 +153,12 @@ function findFiles(larder: Larder, removal: Removal): Targets {
   const needed = layersOfUnrecorded(larder, removal.manifests);
   const telling = new Set(needed.values());
   const spared: Targets = { targets: [], skipped: found.skipped };
-  const spare = ({ kind, path }: Target, reason: string) => spared.skipped.push({ kind, path, reason });
   for (const file of found.targets) {
     const metadata = file.kind === "layer" ? needed.get(file.digest!) : undefined;
-    if (metadata !== undefined) spare(file, `an image that is not on record needs it, as "${metadata}" says`);
+    if (metadata !== undefined)
+      spared.skipped.push(skip(file, `an image that is not on record needs it, as "${metadata}" says`));
     // Without it nothing would tell of that image, and the next gc would take it.
-    else if (telling.has(file.path)) spare(file, "it names an image that is not on record");
+    else if (telling.has(file.path)) spared.skipped.push(skip(file, "it names an image that is not on record"));
     else spared.targets.push(file);
   }
   return spared;

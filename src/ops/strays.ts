@@ -1,6 +1,6 @@
 import { existsSync, realpathSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import type { Skipped, Target } from "../cache/delete.ts";
+import { type Skipped, skip, type Target } from "../cache/delete.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import { type CacheFile, CachePaths, erofsName, FOLDERS, metadataName, vmdkName } from "../cache/paths.ts";
 import { type Listing, scanCache } from "../cache/scan.ts";
@@ -75,10 +75,6 @@ export function findStrays(larder: Larder, grace: number, listing?: Listing): St
 // A folder of the cache that is really elsewhere: what lies there without a row may be anybody's.
 function leadsOut({ cache }: Larder, folder: string): boolean {
   return existsSync(folder) && realpathSync(folder) !== join(realpathSync(cache.root), relative(cache.root, folder));
-}
-
-function skip({ kind, path }: Target, reason: string): Skipped {
-  return { kind, path, reason };
 }
 
 function* unaccounted({ db, cache }: Larder, listing?: Listing): Generator<CacheFile> {

@@ -1,6 +1,14 @@
 import type { Database } from "bun:sqlite";
 import { basename } from "node:path";
-import { type DeleteReport, deleteGuarded, type Guard, PATIENCE_MS, type Target } from "../cache/delete.ts";
+import {
+  type DeleteReport,
+  deleteGuarded,
+  type Guard,
+  PATIENCE_MS,
+  type Skipped,
+  skip,
+  type Target,
+} from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
@@ -46,7 +54,7 @@ export async function sweep(
   if (targets.length === 0) return { deleted: [], skipped: [], failed: [] };
   using db = openForSweep(larder, options.isFirstStep);
   if (!db) {
-    const skipped = targets.map(({ kind, path }) => ({ kind, path, reason: "the catalogue is gone, or busy" }));
+    const skipped = targets.map((file) => skip(file, "the catalogue is gone, or busy"));
     return { deleted: [], skipped, failed: [] };
   }
   using wants = new Wants({ ...larder, db }, options.grace);
@@ -149,20 +157,22 @@ function isUnsettled({ db, cache, now }: Larder, canonical: string): boolean {
 }
 
 /**
- * Why a sweep of these files at this moment would leave one of them that no row wants, as far as a plan can know it: a
- * metadata file written just now, and not among them, names it, and rows may be about to follow.
+ * Which of these files a sweep at this moment would leave although no row wants them, as far as a plan can know it: a
+ * metadata file written just now, and not among them, names them, and rows may be about to follow.
  */
 export function foreseeSoon(
   { db, cache, now }: Larder,
-  targets: CacheFile[],
+  files: Target[],
   grace: number,
-): (file: CacheFile) => string | undefined {
-  if (!targets.some(({ kind }) => SPOKEN_FOR[kind])) return () => undefined;
+): { targets: Target[]; later: Target[]; skipped: Skipped[] } {
+  if (!files.some(({ kind }) => SPOKEN_FOR[kind])) return { targets: files, later: [], skipped: [] };
   using young = new YoungMetadataFiles(cache, now, grace);
-  const going = new Set(targets.flatMap(({ kind, path }) => (kind === "metadata" ? basename(path) : [])));
+  const going = new Set(files.flatMap(({ kind, path }) => (kind === "metadata" ? basename(path) : [])));
   const soon = young.read().filter(({ name, manifest }) => !going.has(name) && !hasManifest(db, manifest));
   const named = new Set(soon.flatMap(({ manifest, layers }) => [manifest, ...layers]));
-  return ({ kind, digest }) => (SPOKEN_FOR[kind] && named.has(digest!) ? SOON : undefined);
+  const isNamed = ({ kind, digest }: Target) => SPOKEN_FOR[kind] !== undefined && named.has(digest!);
+  const later = files.filter(isNamed);
+  return { targets: files.filter((file) => !isNamed(file)), later, skipped: later.map((file) => skip(file, SOON)) };
 }
 
 /**

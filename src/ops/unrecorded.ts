@@ -1,5 +1,6 @@
 import { measure } from "../cache/file.ts";
 import { manifestNamedBy, readMetadataFile } from "../cache/metadata.ts";
+import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
@@ -27,12 +28,9 @@ export function findPinnedUnrecorded({ db, cache }: Larder, { byDigest }: Pins):
  */
 export function findUnrecorded(larder: Larder, grace: number): string | undefined {
   if (!hasAnyManifest(larder.db)) return "it has no image on record";
-  for (const file of scanCache(larder.cache, { folders: ["manifests"] })) {
-    if (file.kind !== "metadata") continue;
-    const digest = manifestNamedBy(file.path);
-    if (!digest || hasManifest(larder.db, digest)) continue;
-    const stat = measure(file.path);
-    if (stat && larder.now() - stat.mtimeMs >= grace) return `"${file.path}" names ${digest}, which is not on record`;
+  for (const { path, digest } of eachUnrecorded(larder.cache, (digest) => hasManifest(larder.db, digest))) {
+    const stat = measure(path);
+    if (stat && larder.now() - stat.mtimeMs >= grace) return `"${path}" names ${digest}, which is not on record`;
   }
   return undefined;
 }
@@ -46,14 +44,19 @@ export function findUnrecorded(larder: Larder, grace: number): string | undefine
 export function layersOfUnrecorded({ db, cache }: Larder, leaving: string[] = []): Map<Digest, string> {
   const layers = new Map<Digest, string>();
   const recorded = new Set([...listManifestDigests(db), ...leaving]);
-  const isUnrecorded = (digest: Digest | undefined) => digest !== undefined && !recorded.has(digest);
   const bootable = scanCache(cache, { folders: ["vmdk", "flat/refs"] });
-  if (!bootable.some(({ digest }) => isUnrecorded(digest))) return layers;
-  for (const { kind, path } of scanCache(cache, { folders: ["manifests"] })) {
-    if (kind !== "metadata" || !isUnrecorded(manifestNamedBy(path))) continue;
+  if (bootable.every(({ digest }) => digest === undefined || recorded.has(digest))) return layers;
+  for (const { path } of eachUnrecorded(cache, (digest) => recorded.has(digest)))
     for (const diffId of layersNamedBy(path)) layers.set(diffId, path);
-  }
   return layers;
+}
+
+/** The metadata files that name a manifest which is not on record, with its digest. */
+function* eachUnrecorded(cache: CachePaths, isRecorded: (digest: Digest) => boolean) {
+  for (const { kind, path } of scanCache(cache, { folders: ["manifests"] })) {
+    const digest = kind === "metadata" ? manifestNamedBy(path) : undefined;
+    if (digest && !isRecorded(digest)) yield { path, digest };
+  }
 }
 
 // One that is cut off names an image, and no layers: msb would not read it either.

@@ -26,6 +26,18 @@ function hearsSignals(pid: number): boolean {
   return caughtBy(pid) === HANDLED;
 }
 
+/** Waits until a process has come to where it is to be stopped. */
+async function comeTo(
+  child: Bun.Subprocess<"ignore", "pipe" | "ignore", "pipe">,
+  isThere: () => boolean,
+): Promise<void> {
+  for (let tries = 0; !isThere(); tries++) {
+    if (tries > 2000 || child.exitCode !== null)
+      throw new Error(`larder did not come to where it was to be stopped: ${await child.stderr.text()}`);
+    await Bun.sleep(5);
+  }
+}
+
 /** Starts larder, sends it a signal as soon as it handles those and `isReady`, and waits for its end. */
 async function interrupt(args: string[], signal: NodeJS.Signals, isReady: () => boolean): Promise<Ended> {
   const child = Bun.spawn([EXECUTABLE, ...args], {
@@ -34,11 +46,7 @@ async function interrupt(args: string[], signal: NodeJS.Signals, isReady: () => 
     stderr: "pipe",
     env: { TZ: "UTC" },
   });
-  for (let tries = 0; !hearsSignals(child.pid) || !isReady(); tries++) {
-    if (tries > 2000 || child.exitCode !== null)
-      throw new Error(`larder did not come to where it was to be stopped: ${await child.stderr.text()}`);
-    await Bun.sleep(5);
-  }
+  await comeTo(child, () => hearsSignals(child.pid) && isReady());
   child.kill(signal);
   const [code, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
   return { code, signal: child.signalCode, stdout, stderr };
@@ -135,10 +143,7 @@ describe("the end of a terminal", () => {
       await using __ = work;
       store.write("layers/stray");
       const child = Bun.spawn([EXECUTABLE, "gc", "--home", store.path], { stdio: ["ignore", "ignore", "pipe"] });
-      for (let tries = 0; !hearsSignals(child.pid); tries++) {
-        if (tries > 2000 || child.exitCode !== null) throw new Error("gc did not come to where it hears signals");
-        await Bun.sleep(5);
-      }
+      await comeTo(child, () => hearsSignals(child.pid));
       child.kill(first);
       child.kill("SIGHUP");
       expect([await child.exited, child.signalCode]).toEqual([expect.any(Number), null]);
@@ -155,10 +160,7 @@ describe("nohup", () => {
     const child = Bun.spawn(["nohup", EXECUTABLE, "gc", "--home", store.path], { stdio: ["ignore", "ignore", "pipe"] });
     store.write("layers/stray");
     // SIGINT and SIGTERM are handled, and SIGHUP is not.
-    for (let tries = 0; caughtBy(child.pid) !== (HANDLED & ~1); tries++) {
-      if (tries > 2000 || child.exitCode !== null) throw new Error("gc did not come to where it hears signals");
-      await Bun.sleep(5);
-    }
+    await comeTo(child, () => caughtBy(child.pid) === (HANDLED & ~1));
     child.kill("SIGHUP");
     await pull[Symbol.asyncDispose]();
     expect({ code: await child.exited, signal: child.signalCode }).toEqual({ code: 0, signal: null });

@@ -47,6 +47,15 @@ async function expectUnswept(home: string, expected: number, cache = home): Prom
   expect(readFiles(cache).filter((path) => path.startsWith("tmp/"))).toEqual([]);
 }
 
+/** Loads images, and restores the catalogue to what it was before the later ones. */
+async function restoreAfter(home: string, images: ImageSpec[], later: ImageSpec[]): Promise<void> {
+  await load(home, images);
+  cpSync(join(home, "db"), join(home, "backup"), { recursive: true });
+  await load(home, later);
+  rmSync(join(home, "db"), { recursive: true });
+  cpSync(join(home, "backup"), join(home, "db"), { recursive: true });
+}
+
 describe("a catalogue that was lost", () => {
   test("and made anew by msb empties no cache, and is whole again when its images are persisted", async () => {
     using folder = new TemporaryFolder();
@@ -102,11 +111,7 @@ describe("a catalogue restored from last week", () => {
   test("keeps the images that came since, and has them again when they are persisted", async () => {
     using folder = new TemporaryFolder();
     const home = folder.path;
-    await load(home, [ONE]);
-    cpSync(join(home, "db"), join(home, "backup"), { recursive: true });
-    await load(home, [TWO, THREE]);
-    rmSync(join(home, "db"), { recursive: true });
-    cpSync(join(home, "backup"), join(home, "db"), { recursive: true });
+    await restoreAfter(home, [ONE], [TWO, THREE]);
     // While they are young, nothing is old enough to go; after that the metadata files speak for them.
     expect((await larder(home, "gc")).code).toBe(0);
     expect(readFiles(home)).toEqual(filesOf([ONE, TWO, THREE]));
@@ -120,11 +125,7 @@ describe("a catalogue restored from last week", () => {
   test("keeps what those need of an image that is removed, and says so", async () => {
     using folder = new TemporaryFolder();
     const home = folder.path;
-    await load(home, [ONE]);
-    cpSync(join(home, "db"), join(home, "backup"), { recursive: true });
-    await load(home, [TWO]);
-    rmSync(join(home, "db"), { recursive: true });
-    cpSync(join(home, "backup"), join(home, "db"), { recursive: true });
+    await restoreAfter(home, [ONE], [TWO]);
     age(home);
     const plan = await larder(home, "rm", "--dry-run", "--format", "json", "one:1");
     const done = await larder(home, "rm", "--format", "json", "one:1");
@@ -144,11 +145,7 @@ describe("a tag that was moved since the backup", () => {
   test("keeps the file that tells of its newer image when it is removed, and so that image from gc", async () => {
     using folder = new TemporaryFolder();
     const home = folder.path;
-    await load(home, [ONE, THREE]);
-    cpSync(join(home, "db"), join(home, "backup"), { recursive: true });
-    await load(home, [{ ...TWO, tags: ONE.tags }]);
-    rmSync(join(home, "db"), { recursive: true });
-    cpSync(join(home, "backup"), join(home, "db"), { recursive: true });
+    await restoreAfter(home, [ONE, THREE], [{ ...TWO, tags: ONE.tags }]);
     age(home);
     expect((await larder(home, "rm", "one:1")).code).toBe(0);
     expect((await larder(home, "gc")).code).toBe(5);
