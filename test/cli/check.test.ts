@@ -42,6 +42,8 @@ function wreck(home: SoundHome): void {
   home.age();
 }
 
+const adviceOf = ({ advice }: Described) => advice;
+
 /** Everything that a run may change: the rows, the database's own bytes, and the cache. */
 function state(home: SoundHome) {
   return { rows: home.rows(), database: readFileSync(home.database).toString("base64"), files: home.files() };
@@ -188,6 +190,10 @@ describe("larder check", () => {
     for (const flags of [["--repair", "--dry-run"], ["--repair"]]) {
       const report = await larderJson(home.path, ["check", ...flags], 5);
       expect(report.problems.filter(({ repair }: Described) => repair !== null)).toEqual([]);
+      const advices = report.problems.filter(({ severity }: Described) => severity === "note").map(adviceOf);
+      expect(new Set(advices)).toEqual(
+        new Set(["gc leaves it while there is no catalogue", expect.stringContaining("larder persist")]),
+      );
     }
     expect([existsSync(scratch), existsSync(join(home.path, "db"))]).toEqual([true, false]);
     rmSync(join(home.path, "cache"), { recursive: true });
@@ -380,17 +386,53 @@ describe("larder check --repair", () => {
     expect(readFileSync(home.vmdk(ONE), "utf8")).toBe(text);
   });
 
-  test("says of strays that gc leaves them while the catalogue does not account for its cache", async () => {
+  const refusals: [name: string, spoil: (home: SoundHome) => void, advice: string][] = [
+    ["nothing stands in the way", () => {}, "larder gc takes it once it is old enough"],
+    [
+      "the catalogue does not account for its cache",
+      (home) => {
+        const metadata = readFileSync(home.metadata("docker.io/library/one:1"), "utf8").replace(ONE, NOWHERE);
+        writeFileSync(home.metadata("docker.io/library/other:1"), metadata);
+      },
+      "gc leaves it until the catalogue accounts for its cache",
+    ],
+    [
+      "what is in use cannot be told",
+      (home) => home.sql("INSERT INTO sandbox (name, config, status) VALUES ('web', '{', 'Stopped')"),
+      "gc leaves it until it can be told what is in use",
+    ],
+    [
+      "it is a folder",
+      (home) => {
+        rmSync(home.layer(NOWHERE));
+        mkdirSync(home.layer(NOWHERE));
+      },
+      "gc leaves it while that is so",
+    ],
+  ];
+  test.each(refusals)("promises of a stray what gc does where %s", async (_, spoil, advice) => {
     using home = sound.copy();
     writeFileSync(home.layer(NOWHERE), "stray");
-    const adviceOf = ({ problems }: { problems: Described[] }) =>
-      problems.find(({ code }) => code === "stray-file")?.advice;
-    expect(adviceOf(await larderJson(home.path, ["check", "--grace", "0s"]))).toStartWith("larder gc takes it");
-    const metadata = readFileSync(home.metadata("docker.io/library/one:1"), "utf8").replace(ONE, NOWHERE);
-    writeFileSync(home.metadata("docker.io/library/other:1"), metadata);
-    const report = await larderJson(home.path, ["check", "--grace", "0s"], 5);
-    expect(report.problems.map(({ code }: { code: string }) => code)).toContain("catalogue-unaccounted");
-    expect(adviceOf(report)).toBe("gc leaves it until the catalogue accounts for its cache");
+    spoil(home);
+    const { stdout } = await larder(home.path, "check", "--grace", "0s", "--format", "json");
+    const stray = JSON.parse(stdout).problems.find(({ subject }: Described) => subject === home.layer(NOWHERE));
+    expect(stray.advice).toBe(advice);
+    await larder(home.path, "gc", "--grace", "0s");
+    expect(existsSync(home.layer(NOWHERE))).toBe(!advice.startsWith("larder gc takes it"));
+  });
+
+  test("promises nothing of the layers that a catalogue without images has left", async () => {
+    using home = sound.copy();
+    rmSync(join(home.cache, "manifests"), { recursive: true });
+    rmSync(join(home.cache, "flat"), { recursive: true });
+    for (const folder of ["vmdk", "fsmeta"]) rmSync(join(home.cache, folder), { recursive: true });
+    home.sql("DELETE FROM image_ref; DELETE FROM config; DELETE FROM manifest_layer; DELETE FROM manifest");
+    const { problems } = await larderJson(home.path, ["check"], 5);
+    const orphans = problems.filter(({ code }: Described) => code === "layer-orphan");
+    expect(new Set(orphans.map(adviceOf))).toEqual(
+      new Set(["gc leaves it until the catalogue accounts for its cache"]),
+    );
+    expect((await larder(home.path, "gc")).code).toBe(5);
   });
 
   test("takes a stray at once with --grace 0s", async () => {

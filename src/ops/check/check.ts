@@ -6,7 +6,7 @@ import { PinWatch } from "../pins.ts";
 import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
-import { type Problem, problem } from "./problem.ts";
+import { type Problem, problem, refused } from "./problem.ts";
 import { checkRows } from "./rows.ts";
 import { checkStrays } from "./strays.ts";
 
@@ -45,7 +45,17 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
     if (!problems.has(identity)) problems.set(identity, each);
   }
   const isWritable = !database.some(({ code }) => code === "migrations-missing");
-  return [...problems.values()].map(({ mend, ...rest }) => (mend && isWritable ? { ...rest, mend } : rest));
+  return advise([...problems.values()]).map(({ mend, ...rest }) => (mend && isWritable ? { ...rest, mend } : rest));
+}
+
+// Where gc refuses no advice says that it takes something; scratch it takes from an unaccounted cache, too.
+function advise(problems: Problem[]): Problem[] {
+  const codes = new Set(problems.map(({ code }) => code));
+  if (codes.has("pin-unreadable"))
+    return problems.map((each) => refused(each, "gc leaves it until it can be told what is in use"));
+  if (!codes.has("catalogue-unaccounted")) return problems;
+  const leaves = "gc leaves it until the catalogue accounts for its cache";
+  return problems.map((each) => (each.code === "staging-stale" ? each : refused(each, leaves)));
 }
 
 // How long the walk goes on before signals are heard.

@@ -60,7 +60,7 @@ const PROBLEMS = {
   "metadata-old-shape": ["note", "msb 0.5 and later ignore it; pull the image again"],
   "catalogue-unaccounted": [
     "damage",
-    "gc and prune sweep no more than tmp/ meanwhile: bring it back, put its images on record with larder persist, or sweep them with larder gc --sweep-unrecorded",
+    "gc and prune sweep tmp/ at most meanwhile: bring it back, put its images on record with larder persist, or sweep them with larder gc --sweep-unrecorded",
   ],
   "metadata-unrecorded": [
     "note",
@@ -106,6 +106,14 @@ export const REMEDIES: Record<Mend["kind"], string> = {
   relocate: "the disk is pointed at its files where they lie now",
   sweep: "the file is deleted",
 };
+
+// What gc takes, unless it refuses.
+const COLLECTED: ProblemCode[] = ["stray-file", "staging-stale", "untagged-manifest", "layer-orphan"];
+
+/** A problem as it is where gc does not take it: `advice` says so in place of the promise that it does. */
+export function refused(problem: Problem, advice: string): Problem {
+  return COLLECTED.includes(problem.code) ? { ...problem, advice } : problem;
+}
 
 /** Makes a problem of a code; severity and advice come from the table. */
 export function problem(code: ProblemCode, subject: string, message: string, mend?: Mend): Problem {

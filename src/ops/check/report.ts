@@ -5,7 +5,7 @@ import type { Home } from "../../home.ts";
 import { openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
 import type { Progress } from "./artifacts.ts";
 import { type CheckOptions, check, identify, unopenable } from "./check.ts";
-import { type Mend, type Problem, problem, REMEDIES } from "./problem.ts";
+import { type Mend, type Problem, problem, REMEDIES, refused } from "./problem.ts";
 import { type Outcome, repair } from "./repair.ts";
 
 /** What check prints: problems, and in a repair what became of each. */
@@ -71,7 +71,8 @@ async function checkLost(home: Home, options: CheckOptions): Promise<Problem[]> 
   const problems = await withLarder(openEmpty(home), (larder) => check(larder, options));
   const cache = new CachePaths(home.cache);
   const isLost = scanCache(cache).some(({ path }) => !cache.isScratch(path));
-  const found = problems.map(({ mend: _, ...rest }): Problem => rest);
+  const leaves = "gc leaves it while there is no catalogue";
+  const found = problems.map(({ mend: _, ...rest }) => refused(rest, leaves));
   if (!isLost || found.some(({ code }) => code === "catalogue-unaccounted")) return found;
   return [problem("catalogue-unaccounted", "catalogue", `there is none at "${home.database}"`), ...found];
 }

@@ -1,3 +1,4 @@
+import { measure } from "../../cache/file.ts";
 import { manifestNamedBy } from "../../cache/metadata.ts";
 import { FOLDERS } from "../../cache/paths.ts";
 import { unneededLayers } from "../../db/layers.ts";
@@ -6,7 +7,7 @@ import type { Larder } from "../../larder.ts";
 import { isDigest } from "../../oci/digest.ts";
 import { findStrays } from "../strays.ts";
 import { findPinnedUnrecorded, findUnrecorded } from "../unrecorded.ts";
-import { type Problem, problem } from "./problem.ts";
+import { type Problem, problem, refused } from "./problem.ts";
 
 interface StrayOptions {
   /** Milliseconds. */
@@ -30,8 +31,12 @@ export function* checkStrays(
   // A folder that is a link is none: msb follows it.
   const folders = new Set(FOLDERS.map((folder) => larder.cache.folder(folder)));
   const skipped = strays.skipped.filter(({ path }) => !rebuilt.has(path) && !folders.has(path));
+  // One whose diff ID is no digest is named with the rows: gc leaves it.
+  const orphans = unneededLayers(larder.db, []).flatMap(({ diffId }) => (isDigest(diffId) ? [diffId] : []));
   // While the catalogue does not account for its cache only scratch may go.
-  const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path));
+  const isTouched =
+    targets.some(({ path }) => !larder.cache.isScratch(path)) ||
+    orphans.some((diffId) => measure(larder.cache.layer(diffId).path) !== undefined);
   const unrecorded = isTouched ? (findPinnedUnrecorded(larder, pins) ?? findUnrecorded(larder, grace)) : undefined;
   const isAccounted = unrecorded === undefined;
   if (unrecorded !== undefined) yield problem("catalogue-unaccounted", "catalogue", unrecorded);
@@ -44,15 +49,13 @@ export function* checkStrays(
       const isSwept = larder.cache.isScratch(path) || (isAccounted && !(keepsBlobs && kind === "flat_blob"));
       const mend = isSwept ? ({ kind: "sweep", target } as const) : undefined;
       if (kind === "staging") yield problem("staging-stale", path, "scratch that no work is using", mend);
-      else {
-        const stray = problem("stray-file", path, "no row accounts for it", mend);
-        yield isAccounted ? stray : { ...stray, advice: "gc leaves it until the catalogue accounts for its cache" };
-      }
+      else yield problem("stray-file", path, "no row accounts for it", mend);
     }
   }
-  for (const { kind, path, reason } of skipped)
-    yield problem(kind === "staging" ? "staging-stale" : "stray-file", path, reason);
-  // One whose diff ID is no digest is named with the rows: gc leaves it.
-  for (const { diffId } of unneededLayers(larder.db, []))
-    if (isDigest(diffId)) yield problem("layer-orphan", `layer ${diffId}`, "no manifest has it");
+  const young = new Set(strays.young.map(({ path }) => path));
+  for (const { kind, path, reason } of skipped) {
+    const found = problem(kind === "staging" ? "staging-stale" : "stray-file", path, reason);
+    yield young.has(path) ? found : refused(found, "gc leaves it while that is so");
+  }
+  for (const diffId of orphans) yield problem("layer-orphan", `layer ${diffId}`, "no manifest has it");
 }
