@@ -52,7 +52,7 @@ export default defineCommand({
       ? await withLarder(larder, (larder) => list(larder, filter, flags.all, render))
       : render([], nothing);
     await printParts(parts);
-    for (const trouble of unreadable) say(`more may be in use than is shown: ${trouble}`);
+    if (!flags.quiet) for (const trouble of unreadable) say(`more may be in use than is shown: ${trouble}`);
     if (!larder) say(`No images (there is no catalogue at "${database}")`);
     else if (parts[0] === "" && !flags.quiet) say("No images");
     return 0;

@@ -13,7 +13,7 @@ import { defineCommand } from "./command.ts";
 import { FILES_LEFT, sayDisk, sayNothing, sayUnaccounted, sayUnsafe } from "./disk.ts";
 import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
-import { complain, emit, say, sayAll, tableWidth } from "./terminal.ts";
+import { complain, emit, isTerminal, say, sayAll, tableWidth } from "./terminal.ts";
 
 const FLAGS = {
   unused: { type: "boolean", description: "rule: evict whatever nothing protects" },
@@ -70,6 +70,7 @@ export default defineCommand({
     using interruption = new Interruption();
     const bar = progressBar("swept");
     const evictions: Eviction[] = [];
+    const log = () => sayAll(evictions.map((eviction) => describeEviction(eviction, flags["log-format"] ?? "text")));
     const report = await withLarder(larder, (larder) =>
       prune(larder, {
         policy,
@@ -80,10 +81,14 @@ export default defineCommand({
         progress: bar.show,
         evicted: (decision) => evictions.push(decision),
       }),
-    ).finally(() => {
-      bar.end();
-      sayAll(evictions.map((eviction) => describeEviction(eviction, flags["log-format"] ?? "text")));
-    });
+    )
+      .finally(bar.end)
+      .catch((error) => {
+        log();
+        throw error;
+      });
+    // Who looks at a terminal has them in the table.
+    if (flags["log-format"] !== undefined || format !== "table" || !isTerminal(1)) log();
     await emit(format, report, () => renderReport(report));
     interruption.explain(FILES_LEFT);
     return interruption.exitCode ?? sayOutcome(report);

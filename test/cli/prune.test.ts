@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { allocatedIn, DAY, HOUR, MINUTE, Store } from "../ops/prune-store.ts";
+import { onTerminal } from "./pty.ts";
 
 interface Decision {
   action: string;
@@ -359,6 +360,20 @@ describe("larder prune: plan and application", () => {
       `evicted (untagged) ${free} 16.0 KiB: no reference names it`,
     ]);
     expect(stderr).not.toContain("acme/b:1");
+  });
+
+  test("logs no eviction where its table is shown on a terminal, unless a log is asked for", async () => {
+    using store = new Store();
+    for (const [flags, logged] of [
+      [[], false],
+      [["--log-format", "text"], true],
+      [["--format", "json"], true],
+    ] as const) {
+      store.image({ names: ["acme/a:1"] });
+      const { screen } = await onTerminal(["prune", "--unused", "--home", store.home, ...flags]);
+      expect(screen).toContain("acme/a:1");
+      expect(/^evicted acme\/a:1 sha256:/m.test(screen)).toBe(logged);
+    }
   });
 
   test("logs with --log-format json a document an eviction, and nothing in a dry run", async () => {
