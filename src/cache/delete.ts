@@ -73,12 +73,11 @@ const WAIT_MS = 50;
 /** How long larder waits, in all, for pulls and loads to end before it goes on without what they may need. */
 export const PATIENCE_MS = 1000;
 
-/** Files to delete as targets, measured now; what is not there is left out, and so is a folder outside `tmp/`. */
+/** A file to delete as a target, measured now; undefined where it is not there. A folder outside `tmp/` is left. */
 export function target(file: CacheFile): Target | Skipped | undefined {
   const stat = measure(file.path);
   if (!stat) return undefined;
-  if (stat.isDirectory() && !file.folder)
-    return { kind: file.kind, path: file.path, reason: "it is a folder, and larder did not expect one" };
+  if (stat.isDirectory() && !file.folder) return skip(file, "it is a folder, and larder did not expect one");
   const link = linkOf(stat);
   return {
     ...file,
@@ -110,7 +109,7 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
     guard.progress?.(next, targets.length);
     guard.lookAhead?.(targets[next]!);
     if (!work?.isFresh()) work = new RunningWork(guard);
-    if (patience > 0 && work.stopsAny(targets, next)) {
+    if (patience > 0 && work.stopsNext(targets, next)) {
       patience -= WAIT_MS;
       await Bun.sleep(WAIT_MS);
       work = undefined;
@@ -143,8 +142,12 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
 
 // Once rows have gone, a metadata file that stayed behind without them would make the next gc take the catalogue for
 // lost. They come first of the targets.
-function mayStop({ kind }: Target, { stopped, isFirstStep }: Guard): boolean {
-  return stopped?.() === true && (isFirstStep === true || kind !== "metadata");
+function mayStop(next: Target, { stopped, isFirstStep }: Guard): boolean {
+  return stopped?.() === true && (isFirstStep === true || !isMetadata(next));
+}
+
+function isMetadata({ kind }: Target): boolean {
+  return kind === "metadata";
 }
 
 function deleteBatch(
@@ -156,24 +159,23 @@ function deleteBatch(
   report: DeleteReport,
 ): number {
   const deadline = performance.now() + BATCH_MS;
-  const isOfMetadata = targets[first]!.kind === "metadata";
+  const isOfMetadata = isMetadata(targets[first]!);
   let next = first;
   // Which files were let go of is heard between two batches only.
   const isOver = () => next > first && (unlinker.isFull || performance.now() >= deadline);
   for (; next < targets.length && !isOver(); next++) {
     keepListAtHand();
     const file = targets[next]!;
-    const { kind, path } = file;
     // Metadata files have batches of their own: their folder is then read anew before the one that asks what is young.
-    if ((kind === "metadata") !== isOfMetadata) break;
+    if (isMetadata(file) !== isOfMetadata) break;
     try {
       const obstacle = work.obstacleOf(file);
       const done =
         obstacle === undefined ? deleteOne(file, guard, unlinker) : `a pull or load is running ("${obstacle}")`;
-      if (typeof done === "number") report.deleted.push({ kind, path, bytes: done });
-      else report.skipped.push({ kind, path, reason: done });
+      if (typeof done === "number") report.deleted.push({ kind: file.kind, path: file.path, bytes: done });
+      else report.skipped.push(skip(file, done));
     } catch (error) {
-      report.failed.push({ kind, path, reason: asLarderError(error).message });
+      report.failed.push(skip(file, asLarderError(error).message));
     }
   }
   return next;
@@ -212,12 +214,17 @@ class RunningWork {
     return performance.now() <= this.until;
   }
 
-  stopsAny(targets: Target[], from: number): boolean {
-    return this.any !== undefined && targets.some((file, i) => i >= from && this.obstacleOf(file) !== undefined);
+  /** Whether it forbids any file of the kind that comes next: metadata need not wait for what forbids the others alone. */
+  stopsNext(targets: Target[], from: number): boolean {
+    const next = isMetadata(targets[from]!);
+    return (
+      this.any !== undefined &&
+      targets.some((file, i) => i >= from && isMetadata(file) === next && this.obstacleOf(file) !== undefined)
+    );
   }
 
-  obstacleOf({ kind, mtimeMs }: Pick<Target, "kind" | "mtimeMs">): string | undefined {
-    if (kind === "metadata") return this.guard.now() - mtimeMs < this.guard.grace ? this.scratch : undefined;
+  obstacleOf(file: Target): string | undefined {
+    if (isMetadata(file)) return this.guard.now() - file.mtimeMs < this.guard.grace ? this.scratch : undefined;
     if (this.failure !== undefined) throw this.failure;
     return this.any;
   }

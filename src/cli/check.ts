@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { exitCode, LarderError } from "../error.ts";
+import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { parseDuration } from "../input/units.ts";
 import { type CheckReport, examine } from "../ops/check/report.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
@@ -44,7 +44,7 @@ export default defineCommand({
     })
       .finally(bar.end)
       .catch((error) => {
-        if (!interruption.stopped()) throw error;
+        if (asLarderError(error).code !== "interrupted") throw error;
       });
     if (!report) {
       interruption.explain(

@@ -34,12 +34,14 @@ export class Interruption {
   }
 
   private readonly hear = (signal: NodeJS.Signals): void => {
-    // The end of a terminal is told twice, by the shell and by the kernel.
-    if (this.signal && signal !== "SIGHUP") {
+    // The end of a terminal is told twice, by the shell and by the kernel; systemd sends it along with SIGTERM, and which
+    // of them is heard first is chance. So it is nobody's second.
+    const isHangUp = signal === "SIGHUP";
+    if (!isHangUp && this.signal !== undefined && this.signal !== "SIGHUP") {
       this[Symbol.dispose]();
       process.kill(process.pid, signal);
     }
-    this.signal ??= signal as Signal;
+    if (!isHangUp || this.signal === undefined) this.signal = signal as Signal;
   };
 }
 

@@ -1,5 +1,4 @@
-import { writeSync } from "node:fs";
-import { showsProgress } from "./terminal.ts";
+import { isTerminal, write } from "./terminal.ts";
 
 const WIDTH = 30;
 const REDRAW_MS = 100;
@@ -13,16 +12,16 @@ const DELAY_MS = 1000;
 export function progressBar(what: string): { show(done: number, total?: number): void; end(): void } {
   let next = performance.now() + DELAY_MS;
   let isDrawn = false;
-  const isShown = showsProgress();
+  const isShown = isTerminal(2);
   return {
     show(done, total) {
       if (!isShown || performance.now() < next) return;
       next = performance.now() + REDRAW_MS;
       isDrawn = true;
-      writeSync(2, `\r${what} ${total === undefined ? done : `${bar(done / (total || 1))} ${done}/${total}`}`);
+      write(`\r${what} ${total === undefined ? done : `${bar(done / (total || 1))} ${done}/${total}`}`);
     },
     end() {
-      if (isDrawn) writeSync(2, "\r\u001b[K");
+      if (isDrawn) write("\r\u001b[K");
     },
   };
 }

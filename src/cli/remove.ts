@@ -1,3 +1,4 @@
+import { asLarderError } from "../error.ts";
 import { openEmpty, openToRead, openToWrite, withLarder } from "../larder.ts";
 import { type RemoveReport, remove } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
@@ -51,7 +52,7 @@ export default defineCommand({
         stopped: interruption.stopped,
       }),
     ).catch((error) => {
-      if (!interruption.stopped()) throw error;
+      if (asLarderError(error).code !== "interrupted") throw error;
     });
     if (!report) {
       interruption.explain("nothing was removed");

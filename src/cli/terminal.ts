@@ -78,7 +78,8 @@ export function sayAll(lines: string[]): void {
 
 const PIPE_BUF = 4096;
 
-function write(text: string): void {
+/** Writes to standard error as it stands; one that has gone away is no failure of the work. */
+export function write(text: string): void {
   try {
     process.getBuiltinModule("node:fs").writeSync(2, text);
   } catch {}
@@ -110,9 +111,4 @@ export function tableWidth(): number | undefined {
   if (!isTerminal(1)) return undefined;
   const columns = Number(process.env.COLUMNS ?? process.stdout.columns);
   return Number.isInteger(columns) && columns > 0 ? columns : 80;
-}
-
-/** Whether standard error is a terminal, so that progress can be shown. */
-export function showsProgress(): boolean {
-  return isTerminal(2);
 }

@@ -13,8 +13,9 @@ import { type Doomed, filesOf, type Targets, unspelled } from "./doomed.ts";
 import { canonicalOf, notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
+import { awaitSettled, findObstacles, type Obstacle } from "./settled.ts";
 import { whileChecked } from "./soundness.ts";
-import { awaitSettled, findObstacles, type Obstacle, type SweepOptions, sweep } from "./sweep.ts";
+import { type SweepOptions, sweep } from "./sweep.ts";
 import { layersOfUnrecorded } from "./unrecorded.ts";
 
 export interface RemoveOptions extends SweepOptions {
@@ -78,7 +79,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     return planned.canonicals;
   };
   for (let tries = 1; ; tries++) {
-    const found = await awaitSettled(larder, look, options.grace);
+    const found = await awaitSettled(larder, look, options);
     if (options.stopped?.()) throw new LarderError("interrupted", "the removal was stopped");
     if (found.size > 0) {
       for (const [canonical, obstacle] of found) obstacles.set(canonical, obstacle);

@@ -1,30 +1,19 @@
 import type { Database } from "bun:sqlite";
 import { basename } from "node:path";
-import {
-  type DeleteReport,
-  deleteGuarded,
-  type Guard,
-  PATIENCE_MS,
-  type Skipped,
-  skip,
-  type Target,
-} from "../cache/delete.ts";
-import { measure } from "../cache/file.ts";
+import { type DeleteReport, deleteGuarded, type Guard, type Skipped, skip, type Target } from "../cache/delete.ts";
 import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
 import type { CacheFile, Kind } from "../cache/paths.ts";
-import { findRunningScratch } from "../cache/work.ts";
-import { idsSpelling, lastRecorded, listReferences } from "../db/images.ts";
+import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
 import { hasManifest } from "../db/manifests.ts";
 import { openForWriting } from "../db/open.ts";
 import { namePins } from "../db/pins.ts";
 import { explainSqlite, writeTransaction } from "../db/write.ts";
-import { type Code, LarderError } from "../error.ts";
-import { isLocked } from "../host/flock.ts";
+import { LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
-import { cacheKeyOrNull, canonicalKey } from "../oci/reference.ts";
+import { cacheKeyOrNull } from "../oci/reference.ts";
 import { PinWatch } from "./pins.ts";
 
 /** How a sweep treats time and interruption. */
@@ -85,75 +74,6 @@ function openForSweep({ home }: Larder, isFirstStep = false): Database | undefin
     if (!isFirstStep && error instanceof LarderError && error.code === "busy") return undefined;
     throw error;
   }
-}
-
-/** What stands in the way of a removal. */
-export interface Obstacle {
-  code: Code;
-  message: string;
-}
-
-/**
- * Waits a moment while a pull of these very references runs, or a load that may just have written their metadata files,
- * and gives by canonical reference what goes on all the same. Rows that went without such a file would leave it behind,
- * and the next gc would take the catalogue for lost. Where a file is newer than its rows, it waits for those that are to
- * follow: nothing else shows a load of what the cache has already. Before each look it asks for the canonical forms, which
- * may change meanwhile.
- */
-export async function awaitSettled(
-  larder: Larder,
-  canonicals: () => string[],
-  grace: number,
-): Promise<Map<string, Obstacle>> {
-  for (let waited = 0; ; waited += WAIT_MS) {
-    const asked = canonicals();
-    const obstacles = findObstacles(larder, asked, grace);
-    const others = asked.filter((canonical) => !obstacles.has(canonical));
-    const isAwaited = waited < COMMIT_MS && others.some((canonical) => isUnsettled(larder, canonical));
-    const isBusy = waited < PATIENCE_MS && obstacles.values().some(({ code }) => code === "busy");
-    if (!isAwaited && !isBusy) return obstacles;
-    await Bun.sleep(WAIT_MS);
-  }
-}
-
-const WAIT_MS = 50;
-// msb puts an image on record within moments of its metadata file, and waits 5 s for the write lock at most.
-const COMMIT_MS = 10_000;
-
-/** What stands in the way at this moment, by canonical reference. */
-export function findObstacles(larder: Larder, canonicals: string[], grace: number): Map<string, Obstacle> {
-  const obstacles = new Map<string, Obstacle>();
-  for (const canonical of canonicals) {
-    const obstacle = findObstacle(larder, canonical, grace);
-    if (obstacle) obstacles.set(canonical, obstacle);
-  }
-  return obstacles;
-}
-
-function findObstacle(larder: Larder, canonical: string, grace: number): Obstacle | undefined {
-  try {
-    const work = findWriter(larder, canonical, grace);
-    if (work === undefined) return undefined;
-    return { code: "busy", message: `a pull or load of it is running ("${work}"); try again when it is done` };
-  } catch (error) {
-    // A lock that cannot be asked.
-    if (error instanceof LarderError) return { code: error.code, message: error.message };
-    throw error;
-  }
-}
-
-function findWriter({ cache, now }: Larder, canonical: string, grace: number): string | undefined {
-  const { path, lock } = cache.metadata(canonicalKey(canonical));
-  if (isLocked(lock)) return lock;
-  const stat = measure(path);
-  return stat && now() - stat.mtimeMs < grace ? findRunningScratch(cache, now(), grace) : undefined;
-}
-
-function isUnsettled({ db, cache, now }: Larder, canonical: string): boolean {
-  const stat = measure(cache.metadata(canonicalKey(canonical)).path);
-  if (!stat?.isFile() || Math.abs(now() - stat.mtimeMs) >= COMMIT_MS) return false;
-  // Rows have their times in milliseconds.
-  return Math.floor(stat.mtimeMs) > lastRecorded(db, canonical);
 }
 
 /**

@@ -394,6 +394,22 @@ describe("deleteGuarded", () => {
     });
   });
 
+  test("takes metadata files at once while a pull forbids the others, and those where it ends soon", async () => {
+    using cache = new Cache();
+    const targets = [cache.put(cache.paths.metadata("k".repeat(64))), cache.put(cache.paths.layer(A))];
+    const lock = join(cache.paths.root, "tmp", "x.download.lock");
+    mkdirSync(dirname(lock), { recursive: true });
+    const pull = await LockHolder.hold(lock);
+    const endOfPull = (async () => {
+      while (existsSync(targets[0]!.path)) await Bun.sleep(5);
+      await pull[Symbol.asyncDispose]();
+    })();
+    const { deleted, skipped } = await deleteGuarded(targets, cache.guard());
+    await endOfPull;
+    expect(skipped).toEqual([]);
+    expect(deleted.map(({ path }) => path)).toEqual(targets.map(({ path }) => path));
+  });
+
   test("looks again for running work where the write lock was long in coming", async () => {
     using cache = new Cache();
     const layer = cache.put(cache.paths.layer(A));

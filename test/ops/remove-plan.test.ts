@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import type { ImageRow } from "../../src/db/images.ts";
 import type { Pin, Pins } from "../../src/db/pins.ts";
 import { planRemoval, type RemovalPlan } from "../../src/ops/remove.ts";
-import type { Obstacle } from "../../src/ops/sweep.ts";
+import type { Obstacle } from "../../src/ops/settled.ts";
 
 const A = `sha256:${"a".repeat(64)}`;
 const B = `sha256:${"b".repeat(64)}`;
