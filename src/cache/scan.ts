@@ -44,7 +44,7 @@ function* scanBeside({ root }: CachePaths): Generator<CacheFile> {
       if (!known.has(join(parent, name))) yield { kind: "foreign", path: join(root, parent, name) };
 }
 
-/** The same with the locks, and with what lies beside msb's folders. */
+/** All of the cache: its files, the locks, and what lies beside msb's folders. */
 export function* scanEverything(cache: CachePaths, listing: Listing): Generator<CacheFile> {
   yield* scanBeside(cache);
   for (const folder of FOLDERS) for (const name of listing.in(folder)) yield cache.classify(folder, name);

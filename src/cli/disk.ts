@@ -33,7 +33,7 @@ export function sayNothing({ isMissing, home }: Larder, verb: string): void {
 /** Says why only staging was swept, and returns the exit code for it. */
 export function sayUnaccounted({ unaccounted, dry_run }: { unaccounted: string; dry_run: boolean }): number {
   complain(
-    `the catalogue does not account for its cache: ${unaccounted}. Nothing beyond tmp/ ${dry_run ? "would be" : "was"} swept (put the image on record with "larder persist", or sweep all the same with --sweep-unrecorded)`,
+    `the catalogue does not account for its cache: ${unaccounted}. Nothing beyond tmp/ ${dry_run ? "would be" : "was"} swept`,
   );
   return exitCode("unaccounted");
 }

@@ -72,7 +72,11 @@ async function persistNamed(home: Home, references: string[], shared: ImageMetad
     return { reference, metadata: shared ?? metadataFor(home, reference) };
   });
   if (entries.length === 0) return { done: [], failed };
-  return { done: await withLarder(openOrCreate(home), (larder) => persist(larder, entries)), failed };
+  try {
+    return { done: await withLarder(openOrCreate(home), (larder) => persist(larder, entries)), failed };
+  } catch (error) {
+    return { done: [], failed: [...failed, asLarderError(error)] };
+  }
 }
 
 /** Persists JSON lines, a few hundred in a transaction; a bad line is named by its number and skipped. */

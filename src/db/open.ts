@@ -306,13 +306,20 @@ function refuseLost(path: string): false {
   );
 }
 
+/** Whether msb's history of migrations is there. Without it msb wipes the catalogue, or refuses it (interop §2). */
+export function migrationHistory(db: Database): "there" | "empty" | "missing" {
+  if (!db.query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'").get())
+    return "missing";
+  return db.query("SELECT 1 FROM seaql_migrations LIMIT 1").get() ? "there" : "empty";
+}
+
 // msb re-migrates such a database from nothing at its next start, and every image is gone (interop §2).
 function refuseUnmigrated(db: Database, path: string): void {
-  const table = db.query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'").get();
-  if (table && db.query("SELECT 1 FROM seaql_migrations LIMIT 1").get()) return;
+  const history = migrationHistory(db);
+  if (history === "there") return;
   throw new LarderError(
     "failed",
-    `will not write to the database "${path}": its migration history (table seaql_migrations) is ${table ? "empty" : "missing"}, and the next msb to start will wipe it (restore the history, or the database, from a backup first)`,
+    `will not write to the database "${path}": its migration history (table seaql_migrations) is ${history}, and the next msb to start will wipe it (restore the history, or the database, from a backup first)`,
   );
 }
 

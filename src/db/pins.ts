@@ -118,6 +118,11 @@ export function findUnknownPins(db: Database): string[] {
     .map(({ name }) => `table "${name}" of a newer msb may need any image, and larder does not know it`);
 }
 
+/** Why it cannot be told what is in use, as a sentence, or undefined: nothing may be deleted then. */
+export function whyUnknown({ unreadable }: Pins): string | undefined {
+  return unreadable.length === 0 ? undefined : `what is in use cannot be told: ${unreadable.join("; ")}`;
+}
+
 /** Pins as a sentence names them: `sandbox "web-1", snapshot "base"`. */
 export function namePins(pins: Pin[]): string {
   return pins.map(({ kind, name }) => `${kind} ${JSON.stringify(name)}`).join(", ");

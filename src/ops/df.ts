@@ -3,7 +3,7 @@ import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
 import { scanEverything } from "../cache/scan.ts";
 import { findLostLayer, findUnnamedLayer } from "../db/integrity.ts";
-import type { Pin } from "../db/pins.ts";
+import { type Pin, whyUnknown } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
@@ -49,7 +49,7 @@ export interface DfReport {
 
 const KINDS: DfKind[] = ["layer", "fsmeta", "vmdk", "flat_ref", "flat_blob", "metadata", "staging", "lock", "stray"];
 
-/** Accounts for the cache, file by file, each byte once. Where a gc would refuse, nothing is reclaimable. */
+/** Accounts for the cache, file by file, each byte once. Where a gc would refuse, at most scratch is reclaimable. */
 export function df(larder: Larder): DfReport {
   const pins = new PinWatch(larder);
   const { usage, strays } = takeStock(larder, pins, DEFAULT_GRACE_MS, scanEverything);
@@ -81,8 +81,8 @@ function foresee(
   const { db, home, isMissing } = larder;
   const refuse = (refused: string) => ({ refused, targets: [] });
   if (isMissing) return refuse(`there is no catalogue at "${home.database}"`);
-  const { unreadable } = pins.read();
-  if (unreadable.length > 0) return refuse(`what is in use cannot be told: ${unreadable.join("; ")}`);
+  const unknown = whyUnknown(pins.read());
+  if (unknown !== undefined) return refuse(unknown);
   const lost = findLostLayer(db);
   if (lost !== undefined) return refuse(`the row of a layer of ${lost} is lost`);
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };

@@ -9,7 +9,7 @@ import {
   type Place,
   placeOf,
 } from "../db/images.ts";
-import { type Pin, type Pins, readPins } from "../db/pins.ts";
+import { findUnknownPins, type Pin, type Pins, readPins, whyUnknown } from "../db/pins.ts";
 import { isStringMap } from "../db/row.ts";
 import { readTransaction } from "../db/write.ts";
 import { LarderError } from "../error.ts";
@@ -200,7 +200,7 @@ export function canonicalOf(row: ImageRow): string | null {
 
 function compileFilter(larder: Larder, filter: Filter, pins: Pins): (row: ImageRow) => boolean {
   const { reference, labels, pinned, untagged, until, digest } = filter;
-  if (pinned !== undefined) refuseUnknownPins(pins);
+  if (pinned !== undefined) refuseUnknownPins(larder, pins);
   const labelsOf = labels ? readLabels(larder) : undefined;
   const now = larder.now();
   return (row) =>
@@ -216,10 +216,10 @@ function compileFilter(larder: Larder, filter: Filter, pins: Pins): (row: ImageR
       digest.some((prefix) => row.digest?.startsWith(prefix) || row.digest?.split(":")[1]?.startsWith(prefix)));
 }
 
-// Who asks for what is not in use may be about to remove it.
-function refuseUnknownPins({ unreadable }: Pins): void {
-  if (unreadable.length > 0)
-    throw new LarderError("damaged", `what is in use cannot be told: ${unreadable.join("; ")}`);
+// Who asks for what is not in use may be about to remove it, so here a newer msb's table counts, as for what deletes.
+function refuseUnknownPins({ db }: Larder, pins: Pins): void {
+  const unknown = whyUnknown({ ...pins, unreadable: [...pins.unreadable, ...findUnknownPins(db)] });
+  if (unknown !== undefined) throw new LarderError("damaged", unknown);
 }
 
 function hasLabel(labels: Record<string, string> | undefined, key: string, value: string | undefined): boolean {

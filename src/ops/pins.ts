@@ -1,5 +1,5 @@
 import { readSnapshots } from "../cache/snapshots.ts";
-import { findUnknownPins, type Pins, readPins, type SnapshotImage } from "../db/pins.ts";
+import { findUnknownPins, type Pins, readPins, type SnapshotImage, whyUnknown } from "../db/pins.ts";
 import { dataVersion } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
@@ -30,10 +30,8 @@ export class PinWatch {
   /** The same, but throws `damaged` while anything that may pin an image cannot be read. */
   readAll(): Pins {
     const pins = this.read();
-    if (pins.unreadable.length === 0) return pins;
-    throw new LarderError(
-      "damaged",
-      `nothing was deleted, because what is in use cannot be told: ${pins.unreadable.join("; ")}`,
-    );
+    const unknown = whyUnknown(pins);
+    if (unknown === undefined) return pins;
+    throw new LarderError("damaged", `nothing was deleted, because ${unknown}`);
   }
 }

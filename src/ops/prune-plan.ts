@@ -206,7 +206,8 @@ function decide(
 // What no rule and no budget may touch, whatever its names.
 function protect(image: PruneImage, { minAge }: PrunePolicy, now: number): Verdict | undefined {
   if (image.pinnedBy.length > 0) return { cause: "pinned", reason: `in use by ${namePins(image.pinnedBy)}` };
-  if (image.locked !== undefined) return { cause: "locked", reason: `a pull or load is at work on "${image.locked}"` };
+  if (image.locked !== undefined)
+    return { cause: "locked", reason: `a pull or load may be at work on "${image.locked}"` };
   const age =
     now - Math.max(lastUsed(image, now), ...image.names.map(({ createdAt }) => Math.min(createdAt ?? 0, now)));
   if (age < minAge) return { cause: "min-age", reason: `used ${describe(age)} ago, less than ${describe(minAge)}` };

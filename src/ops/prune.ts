@@ -252,7 +252,8 @@ function findUnsettled(used: UsedImage[], files: UsedFile[], now: number, grace:
       if (files[file]!.kind === "metadata") recorded.set(file, Math.max(latest, recorded.get(file) ?? 0));
   }
   // Rows have their times in milliseconds.
-  const isUnsettled = ({ mtimeMs }: UsedFile, latest: number) => Math.floor(mtimeMs) > latest && now - mtimeMs < grace;
+  const isUnsettled = ({ mtimeMs }: UsedFile, latest: number) =>
+    Math.floor(mtimeMs) > latest && Math.abs(now - mtimeMs) < grace;
   return new Set([...recorded].filter(([file, latest]) => isUnsettled(files[file]!, latest)).map(([file]) => file));
 }
 

@@ -4,7 +4,7 @@ import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
 import { addIndexes } from "../db/open.ts";
-import { namePins, type Pin, type Pins } from "../db/pins.ts";
+import { namePins, type Pin, type Pins, whyUnknown } from "../db/pins.ts";
 import { dataVersion, readTransaction, writeTransaction } from "../db/write.ts";
 import { type Code, LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
@@ -15,7 +15,7 @@ import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { awaitSettled, findObstacles, type Obstacle } from "./settled.ts";
 import { whileChecked } from "./soundness.ts";
-import { type SweepOptions, sweep } from "./sweep.ts";
+import { foreseeSoon, type SweepOptions, sweep } from "./sweep.ts";
 import { layersOfUnrecorded } from "./unrecorded.ts";
 
 export interface RemoveOptions extends SweepOptions {
@@ -67,8 +67,9 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   if (options.dryRun) {
     obstacles = findObstacles(larder, planned.canonicals, options.grace);
     if (obstacles.size > 0) planned = readTransaction(db, decide);
-    const { targets, skipped } = findFiles(larder, planned);
-    return { ...reportRows(planned), ...reportPlanned(larder, targets, skipped) };
+    const found = findFiles(larder, planned);
+    const { targets, skipped } = foreseeSoon(larder, found.targets, options.grace);
+    return { ...reportRows(planned), ...reportPlanned(larder, targets, [...found.skipped, ...skipped]) };
   }
   // Measured by each look, before the rows go: what msb renames into its place from here on is not what was planned, and
   // stays.
@@ -236,10 +237,8 @@ function planRow(
 // What stands between an image that loses its last name and the deletion of its data.
 function describeObstacle(pinnedBy: Pin[], pins: Pins): Obstacle | undefined {
   if (pinnedBy.length > 0) return { code: "in_use", message: `in use by ${namePins(pinnedBy)}` };
-  if (pins.unreadable.length > 0) {
-    return { code: "damaged", message: `what is in use cannot be told: ${pins.unreadable.join("; ")}` };
-  }
-  return undefined;
+  const unknown = whyUnknown(pins);
+  return unknown === undefined ? undefined : { code: "damaged", message: unknown };
 }
 
 function quote(text: string): string {

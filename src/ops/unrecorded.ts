@@ -16,21 +16,25 @@ export function findPinnedUnrecorded({ db, cache }: Larder, { byDigest }: Pins):
   for (const [digest, pins] of byDigest) {
     if (!isDigest(digest) || hasManifest(db, digest)) continue;
     const held = [cache.vmdk(digest), cache.fsmeta(digest), cache.flatRef(digest)].find(({ path }) => measure(path));
-    if (held) return `${namePins(pins)} needs "${held.path}", whose image is not on record`;
+    if (held) return `${namePins(pins)} needs "${held.path}", whose image is not on record (${PERSIST})`;
   }
   return undefined;
 }
 
+const PERSIST = 'put the image on record with "larder persist"';
+const PERSIST_OR_SWEEP = `${PERSIST}, or sweep all the same with --sweep-unrecorded`;
+
 /**
- * Why the catalogue does not account for the cache, or undefined: it holds no manifest at all, or a readable metadata
- * file older than `grace` names a manifest without a row. The database is then lost, fresh or old, or the cache is
+ * Why the catalogue does not account for the cache, or undefined: it holds no manifest at all, or a metadata file older
+ * than `grace` names a manifest without a row, be it in its first words alone. The database is then lost, fresh or old, or the cache is
  * another home's too, and files without rows may be somebody's images.
  */
 export function findUnrecorded(larder: Larder, grace: number): string | undefined {
-  if (!hasAnyManifest(larder.db)) return "it has no image on record";
+  if (!hasAnyManifest(larder.db)) return `it has no image on record (${PERSIST_OR_SWEEP})`;
   for (const { path, digest } of eachUnrecorded(larder.cache, (digest) => hasManifest(larder.db, digest))) {
     const stat = measure(path);
-    if (stat && larder.now() - stat.mtimeMs >= grace) return `"${path}" names ${digest}, which is not on record`;
+    if (stat && larder.now() - stat.mtimeMs >= grace)
+      return `"${path}" names ${digest}, which is not on record (${PERSIST_OR_SWEEP})`;
   }
   return undefined;
 }

@@ -24,7 +24,7 @@ export function dfMetrics({ kinds, attribution, file_system, images, refused }: 
     {
       name: "larder_gc_refused",
       type: "gauge",
-      help: "1 where a gc would refuse to sweep and nothing is reclaimable, else 0; larder df says why.",
+      help: "1 where a gc would refuse to sweep, or sweep no more than tmp/, else 0; larder df says why.",
       samples: [{ value: refused === null ? 0 : 1 }],
     },
     {

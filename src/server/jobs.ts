@@ -10,9 +10,9 @@ import type { RemoveOptions } from "../ops/remove.ts";
 export type Job =
   | { kind: "persist"; reference: string; metadata: string | null }
   | { kind: "batch"; lines: string }
-  | { kind: "remove"; options: Omit<RemoveOptions, "stopped"> }
-  | { kind: "gc"; options: Omit<GcOptions, "stopped"> }
-  | { kind: "prune"; options: Omit<PruneOptions, "stopped" | "evicted"> }
+  | { kind: "remove"; options: Omit<RemoveOptions, "stopped" | "progress"> }
+  | { kind: "gc"; options: Omit<GcOptions, "stopped" | "progress"> }
+  | { kind: "prune"; options: Omit<PruneOptions, "stopped" | "progress" | "evicted"> }
   | { kind: "examine"; options: Omit<Examination, "progress" | "stopped"> }
   | { kind: "df" };
 

@@ -238,17 +238,7 @@ function graceOf(text: string | undefined): number {
   return text === undefined ? DEFAULT_GRACE_MS : parseDuration(text);
 }
 
-interface ListAsked {
-  reference?: string[];
-  label?: string[];
-  digest?: string[];
-  pinned?: string;
-  untagged?: string;
-  until?: string;
-  all?: string;
-  limit?: string;
-  cursor?: string;
-}
+type ListAsked = v.InferOutput<typeof schemas.ListQuery>;
 
 function listImages({ catalogue }: Services, asked: ListAsked): Reply {
   const filter = toFilter(asked);
@@ -259,7 +249,7 @@ function listImages({ catalogue }: Services, asked: ListAsked): Reply {
   if (!page.next) return { json: page.handles };
   // The body stays the array that the command prints; where it goes on is said beside it (RFC 8288).
   const next = new URLSearchParams(
-    Object.entries(asked).flatMap(([key, value]) => [value].flat().map((one): [string, string] => [key, one])),
+    Object.entries(asked).flatMap(([key, value]) => [value ?? []].flat().map((one): [string, string] => [key, one])),
   );
   next.set("cursor", writeCursor(page.next));
   return { json: page.handles, headers: { link: `</v1/images?${next}>; rel="next"` } };
@@ -291,7 +281,7 @@ function readCursor(text: string): Position {
 
 async function removeImage(
   services: Services,
-  { reference, force, dry_run }: { reference: string; force?: string; dry_run?: string },
+  { reference, force, dry_run }: v.InferOutput<typeof schemas.RemoveQuery>,
 ): Promise<Reply> {
   const dryRun = dry_run === "true";
   if (!dryRun) requireWrites(services);
@@ -311,14 +301,11 @@ async function removeImage(
   return { json: report };
 }
 
-interface CollectAsked {
-  layers_only?: boolean;
-  grace?: string;
-  sweep_unrecorded?: boolean;
-  dry_run?: boolean;
-}
-
-async function collect(services: Services, _query: unknown, asked: CollectAsked): Promise<Reply> {
+async function collect(
+  services: Services,
+  _query: unknown,
+  asked: v.InferOutput<typeof schemas.GcBody>,
+): Promise<Reply> {
   const { layers_only = false, grace, sweep_unrecorded = false, dry_run = false } = asked;
   if (!dry_run) requireWrites(services);
   const options = {
@@ -332,20 +319,11 @@ async function collect(services: Services, _query: unknown, asked: CollectAsked)
   return { json: report };
 }
 
-interface PruneAsked extends CollectAsked {
-  unused?: boolean;
-  untagged?: boolean;
-  older_than?: string;
-  keep_last?: string | number;
-  max_size?: string | number;
-  min_free?: string | number;
-  high?: string;
-  low?: string;
-  keep?: string[];
-  min_age?: string;
-}
-
-async function pruneImages(services: Services, _query: unknown, asked: PruneAsked): Promise<Reply> {
+async function pruneImages(
+  services: Services,
+  _query: unknown,
+  asked: v.InferOutput<typeof schemas.PruneBody>,
+): Promise<Reply> {
   const { grace, sweep_unrecorded = false, dry_run = false } = asked;
   if (!dry_run) requireWrites(services);
   const text = (value: string | number | undefined) => (value === undefined ? undefined : String(value));
@@ -396,8 +374,7 @@ async function runAlone<T extends GcReport | PruneReport | CheckReport>(
   services.running = operation;
   try {
     const report = await work();
-    if ("unaccounted" in report && report.unaccounted !== null) count("unaccounted");
-    else count("failed" in report && report.failed.length > 0 ? "failed" : "success");
+    count(resultOf(report));
     return report;
   } catch (error) {
     count(error instanceof LarderError ? error.code : "internal");
@@ -405,6 +382,12 @@ async function runAlone<T extends GcReport | PruneReport | CheckReport>(
   } finally {
     services.running = undefined;
   }
+}
+
+function resultOf(report: GcReport | PruneReport | CheckReport): string {
+  if ("failure" in report) return report.failure ?? "success";
+  if (report.unaccounted !== null) return "unaccounted";
+  return report.failed.length > 0 ? "failed" : "success";
 }
 
 function ready({ home }: Services): Reply {

@@ -95,7 +95,6 @@ class App {
   private readonly access: Access;
   private readonly nonce = crypto.randomUUID().slice(0, 8);
   private readonly unchanged = new AnswerCache();
-  private writes = 0;
   private lastTag: string | undefined;
   private hasLooked = false;
   private readonly lookAgain = () => {
@@ -185,10 +184,7 @@ class App {
     // Read before the catalogue is: a change in between makes the tag old, and never the answer.
     const tag = route.isCatalogue?.(query) ? this.tag() : undefined;
     const reply = await patiently(server, request, () => route.handle(this.services, query, body));
-    if (route.method !== "GET") {
-      this.writes++;
-      this.lookAgain();
-    }
+    if (route.method !== "GET") this.lookAgain();
     if (reply.text) return respond(200, { "content-type": reply.text.type, "x-request-id": asked.id }, reply.text.body);
     const answer: Answer = { body: toJson(reply.json), tag, link: reply.headers?.link };
     if (tag !== undefined) this.unchanged.set(target, answer);
@@ -222,7 +218,7 @@ class App {
   private tag(): string | undefined {
     if (!this.hasLooked) {
       const state = this.services.catalogue.state();
-      this.lastTag = state === undefined ? undefined : `"${this.nonce}-${state}-${this.writes}"`;
+      this.lastTag = state === undefined ? undefined : `"${this.nonce}-${state}"`;
       this.hasLooked = true;
       setImmediate(this.lookAgain);
     }

@@ -277,6 +277,19 @@ describe("list --filter", () => {
   });
 });
 
+describe("list where a newer msb's table may need an image", () => {
+  test("does not say of any that it is in no use", async () => {
+    using listed = new Listed();
+    const { catalogue, home } = listed;
+    catalogue.image({ reference: "image:1", manifest: digest(1) });
+    catalogue.db.run("CREATE TABLE novelty (id integer, manifest_id integer REFERENCES manifest (id))");
+    expect(await listed.names()).toEqual(["image:1"]);
+    const { code, stdout, stderr } = await larder(home, "list", "--filter", "pinned=false");
+    expect([code, stdout]).toEqual([5, ""]);
+    expect(stderr).toContain('table "novelty" of a newer msb may need any image');
+  });
+});
+
 describe("list where a sandbox cannot be read", () => {
   test("says that more may be in use, and refuses to tell what is not", async () => {
     using listed = new Listed();

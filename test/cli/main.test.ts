@@ -1,7 +1,9 @@
+import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, run, TemporaryFolder } from "../larder.ts";
+import { metadataOf } from "../store.ts";
 import { Catalogue, digest, metadata, snapshot } from "./catalogue.ts";
 
 /** Makes a home whose one image tells which home it is. */
@@ -131,6 +133,21 @@ describe("larder", () => {
     expect(code).toBe(3);
     expect(stderr.trimEnd().split("\n")).toHaveLength(2);
     expect((await larder(home, "persist", "broken", "absent")).code).toBe(1);
+  });
+
+  test("does so where the last of them stops the transaction", async () => {
+    using folder = new TemporaryFolder();
+    const home = makeHome(join(folder.path, "home"), "alpine:3");
+    const metadata = join(folder.path, "metadata.json");
+    writeFileSync(metadata, JSON.stringify(metadataOf("one", ["layer"])));
+    using db = new Database(join(home, "db", "msb.db"));
+    db.run("CREATE TRIGGER full BEFORE INSERT ON image_ref BEGIN SELECT raise(ABORT, 'no more'); END");
+    const { code, stdout, stderr } = await larder(home, "persist", "--metadata", metadata, "a:b:c", "one:1");
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr.trimEnd().split("\n")).toEqual([
+      expect.stringContaining('"a:b:c"'),
+      expect.stringContaining("no more"),
+    ]);
   });
 });
 

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { chmodSync, lstatSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, larderJson, run } from "../larder.ts";
-import { at, digestOf, flatRefOf, holdLock, metadataOf, OLD, Store, stemOf } from "../store.ts";
+import { at, digestOf, flatRefOf, holdLock, metadataOf, OLD, Store, stemOf, YOUNG } from "../store.ts";
 
 const ONE = "docker.io/library/one:1";
 const ALIAS = "docker.io/library/uno:1";
@@ -391,6 +391,14 @@ describe("larder remove", () => {
     expect(report).toEqual({ ...planned, dry_run: false });
     const left = store.files();
     expect(pathsOf(store, planned.files)).toEqual(files.filter((path) => !left.includes(path)));
+  });
+
+  test("foresees with --dry-run what a metadata file written just now keeps", async () => {
+    using store = await makeShelf();
+    store.write(at.metadata("docker.io/library/coming:1"), JSON.stringify(metadataOf("coming", ["own"])), YOUNG);
+    const plan = await larderJson(store.path, ["rm", TWO, "-n"]);
+    expect(pathsOf(store, plan.skipped)).toEqual([at.layer("own")]);
+    expect(await larderJson(store.path, ["rm", TWO])).toEqual({ ...plan, dry_run: false });
   });
 
   test("says in words what --dry-run would do", async () => {

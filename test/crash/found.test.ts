@@ -93,13 +93,24 @@ describe.skipIf(REFUSAL !== undefined)(`a call that fails${TRACED}`, () => {
   test.each([
     ["pread64", `fsmeta/${stem(DIGESTS.one)}.erofs`],
     ["read", `vmdk/${stem(DIGESTS.one)}.vmdk`],
-  ])("in %s names the file", async (call, file) => {
+    ["openat", `manifests/${metadataName("nobody:1")}`],
+  ])("in %s of %s is one problem among those that check names", async (call, file) => {
     using stand = await Stand.build();
     stand.reset("store");
     const path = join(stand.home, "cache", file);
-    const { struck, stderr } = await fail(stand, ["check"], { call, path, count: 1 }, "EIO");
-    expect(struck).toBe(true);
-    expect(stderr).toContain(`cannot read "${path}": the device reported an input/output error`);
+    if (!existsSync(path)) {
+      writeFileSync(path, "nobody's");
+      utimesSync(path, 0, 0);
+    }
+    const missing = join(stand.home, "cache", "vmdk", `${stem(DIGESTS.two)}.vmdk`);
+    unlinkSync(missing);
+    const { struck, code, stdout } = await fail(stand, ["check"], { call, path, count: 1 }, "EIO");
+    const messages = JSON.parse(stdout).problems.map(({ message }: { message: string }) => message);
+    expect(messages).toContainEqual(expect.stringContaining(`"${missing}" does not exist`));
+    expect({ struck, code }).toEqual({ struck: true, code: 5 });
+    expect(messages).toContain(
+      `cannot ${call === "openat" ? "open" : "read"} "${path}": the device reported an input/output error`,
+    );
   });
 
   test("names the database in what a repair could not mend", async () => {

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import {
   appendFileSync,
+  existsSync,
   mkdirSync,
   readFileSync,
   rmSync,
@@ -57,6 +58,7 @@ const SEVERITY: Record<ProblemCode, "damage" | "note"> = {
   "artifact-is-link": "damage",
   "artifact-not-a-file": "damage",
   "artifact-bad-checksum": "damage",
+  "file-unreadable": "damage",
   "flat-ref-unreadable": "damage",
   "flat-blob-size": "damage",
   "flat-blob-digest": "damage",
@@ -513,6 +515,15 @@ const ARTIFACTS: Case[] = [
     left: ["vmdk-mislocated"],
   },
   {
+    name: "a disk whose part cannot even be asked for, and others that can",
+    damage: (home) => {
+      changeText(home.vmdk(ONE), (text) => text.replace(home.layer(OWN), `/${"x".repeat(300)}`));
+      rmSync(home.vmdk(TWO));
+    },
+    found: ["artifact-missing", "file-unreadable"],
+    left: ["artifact-missing", "file-unreadable"],
+  },
+  {
     name: "a disk that names the old place of a file that did not come along",
     damage: (home) => {
       changeText(home.vmdk(ONE), (text) => text.replaceAll(home.cache, "/srv/old"));
@@ -795,6 +806,16 @@ describe("repair", () => {
     changeText(home.vmdk(ONE), (text) => text.replaceAll(home.cache, "/srv/old"));
     await mend(home);
     expect(home.files()).toEqual(before);
+  });
+
+  test("makes no disk where there is none by now", async () => {
+    using home = sound.copy();
+    changeText(home.vmdk(ONE), (text) => text.replaceAll(home.cache, "/srv/old"));
+    const problems = await look(home);
+    rmSync(home.vmdk(ONE));
+    const outcomes = await using(home, openToWrite, (larder) => repair(larder, problems, { grace: GRACE }));
+    expect([...outcomes.values()]).toMatchObject([{ mended: false, code: "busy" }]);
+    expect(existsSync(home.vmdk(ONE))).toBe(false);
   });
 
   test("writes a disk through no link that lies in its way", async () => {

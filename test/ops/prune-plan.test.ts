@@ -616,7 +616,7 @@ describe("planPrune", () => {
     const plan = planPrune(stateOf({ images }), { keep: ["*:6"], minAge: 10 * MINUTE, olderThan: DAY }, NOW);
     expect(plan.decisions.map(({ reason }) => reason)).toEqual([
       'in use by sandbox "web-1"',
-      'a pull or load is at work on "/cache/fsmeta/x.lock"',
+      'a pull or load may be at work on "/cache/fsmeta/x.lock"',
       "used 90s ago, less than 10m",
       "used 3h ago, less than 1d",
       "not used for 14d",

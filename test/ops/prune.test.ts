@@ -218,7 +218,7 @@ describe("prune", () => {
     expect([first!.action, first!.cause, first!.reason]).toEqual([
       "keep",
       "locked",
-      `a pull or load is at work on "${path}"`,
+      `a pull or load may be at work on "${path}"`,
     ]);
     expect([second!.action, second!.cause]).toEqual(["evict", "unused"]);
     expect(store.references()).toEqual(["acme/a:1"]);

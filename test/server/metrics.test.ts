@@ -97,6 +97,17 @@ describe("GET /metrics", () => {
     expect(found.get("larder_gc_refused")).toBe(1);
   });
 
+  test("counts a repair that could not mend a thing as no success", async () => {
+    using store = await makeStore();
+    store.sql("UPDATE layer SET erofs_size_bytes = 1");
+    store.sql("CREATE TRIGGER never BEFORE UPDATE ON layer BEGIN SELECT raise(ABORT, 'never'); END");
+    await using server = await Server.start(store.path, { args: ["--allow-writes"] });
+    expect((await server.post("/v1/repair", {})).json().failure).toBe("failed");
+    const found = parse((await server.get("/metrics")).text);
+    expect(found.get('larder_runs_total{operation="repair",result="failed"}')).toBe(1);
+    expect([...found.keys()].filter((name) => name.startsWith("larder_last_success"))).toEqual([]);
+  });
+
   test("forgets the problems that a repair has mended", async () => {
     using store = await makeStore();
     store.sql("UPDATE layer SET erofs_size_bytes = 1 WHERE diff_id = ?", digestOf("web"));

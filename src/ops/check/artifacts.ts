@@ -17,7 +17,7 @@ import type { Pins } from "../../db/pins.ts";
 import { listUsage, type ManifestUsage } from "../../db/usage.ts";
 import type { Larder } from "../../larder.ts";
 import { type Digest, isDigest } from "../../oci/digest.ts";
-import { type Problem, problem } from "./problem.ts";
+import { type Problem, problem, withUnreadable } from "./problem.ts";
 
 /** Told how many of the layers and images were looked at. */
 export type Progress = (done: number, total: number) => void;
@@ -43,17 +43,18 @@ export function* checkArtifacts(
   let done = 0;
   for (const diffId of layers) {
     const file = cache.layer(diffId);
-    const fault = deep ? examineErofsDeep(file.path) : examineErofs(file.path);
-    if (fault) {
+    const subject = `layer ${diffId}`;
+    for (const found of withUnreadable(subject, checkErofs(file, subject, deep, pinned))) {
       faulty.add(file.path);
-      yield faultOf(file, `layer ${diffId}`, fault, pinned);
+      yield found;
     }
     progress?.(++done, layers.size + pulled.length);
     yield undefined;
   }
-  yield* checkSizes(larder, faulty);
+  yield* withUnreadable("cache", checkSizes(larder, faulty));
   for (const manifest of pulled) {
-    yield* checkManifestFiles(larder, manifest, deep, pinned);
+    const subject = manifest.names[0]?.reference ?? manifest.digest;
+    yield* withUnreadable(subject, checkManifestFiles(larder, manifest, subject, deep, pinned));
     progress?.(++done, layers.size + pulled.length);
     yield undefined;
   }
@@ -71,6 +72,11 @@ export function pinnedFiles(
     ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),
   ]);
   return new Set(files.map(({ path }) => path));
+}
+
+function* checkErofs(file: CacheFile, subject: string, deep: boolean, pinned: ReadonlySet<string>): Generator<Problem> {
+  const fault = deep ? examineErofsDeep(file.path) : examineErofs(file.path);
+  if (fault) yield faultOf(file, subject, fault, pinned);
 }
 
 function faultOf(file: CacheFile, subject: string, fault: ArtifactFault, pinned: ReadonlySet<string>): Problem {
@@ -116,18 +122,17 @@ function* checkSizes({ db, cache }: Larder, faulty: ReadonlySet<string>): Genera
 
 function* checkManifestFiles(
   larder: Larder,
-  { digest, names, layers }: ManifestUsage,
+  { digest, layers }: ManifestUsage,
+  subject: string,
   deep: boolean,
   pinned: ReadonlySet<string>,
 ): Generator<Problem> {
   const { cache } = larder;
-  const subject = names[0]?.reference ?? digest;
   const ref = cache.flatRef(digest as Digest);
   const isFlat = measure(ref.path) !== undefined;
   const fsmeta = cache.fsmeta(digest as Digest);
-  const fault = deep ? examineErofsDeep(fsmeta.path) : examineErofs(fsmeta.path);
   // An image that was materialized flat needs no merged tree and no disk.
-  if (fault && !(fault === "missing" && isFlat)) yield faultOf(fsmeta, subject, fault, pinned);
+  if (!isFlat || measure(fsmeta.path)) yield* checkErofs(fsmeta, subject, deep, pinned);
   yield* checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat, pinned, [
     fsmeta,
     ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),

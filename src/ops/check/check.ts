@@ -6,7 +6,7 @@ import { PinWatch } from "../pins.ts";
 import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
-import { type Problem, problem, refused } from "./problem.ts";
+import { type Problem, problem, refused, withUnreadable } from "./problem.ts";
 import { checkRows } from "./rows.ts";
 import { checkStrays } from "./strays.ts";
 
@@ -31,7 +31,8 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
   const artifacts = await gather(checkArtifacts(larder, pins, deep, progress), options);
   // Which blob such a ref means cannot be told: it may be any.
   const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable");
-  const strays = checkStrays(larder, pins, { grace, keepsBlobs, rebuilt: filesRebuilt(larder, images) });
+  const rebuilt = filesRebuilt(larder, images);
+  const strays = withUnreadable("cache", checkStrays(larder, pins, { grace, keepsBlobs, rebuilt }));
   const problems = new Map<string, Problem>();
   for (const each of [
     ...database,

@@ -1,4 +1,5 @@
 import type { Database } from "bun:sqlite";
+import { migrationHistory } from "../../db/open.ts";
 import { type Problem, problem } from "./problem.ts";
 
 /** What SQLite itself finds: a damaged file, rows whose parent is gone, a history that msb would not accept. */
@@ -12,13 +13,9 @@ export function* checkDatabase(db: Database): Generator<Problem> {
   for (const { table, rowid, parent } of orphans) {
     yield problem("foreign-key", `${table} row ${rowid}`, `its ${parent} row does not exist`);
   }
-  if (!hasHistory(db))
-    yield problem("migrations-missing", "seaql_migrations", "the migration history is missing or empty");
-}
-
-function hasHistory(db: Database): boolean {
-  const table = db.query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'").get();
-  return table !== null && db.query("SELECT 1 FROM seaql_migrations LIMIT 1").get() !== null;
+  const history = migrationHistory(db);
+  if (history !== "there")
+    yield problem("migrations-missing", "seaql_migrations", `the migration history is ${history}`);
 }
 
 /** Whether the file itself is damaged, so that nothing may be concluded from it, still less deleted. */

@@ -1,5 +1,6 @@
 import type { Target } from "../../cache/delete.ts";
 import type { CacheFile } from "../../cache/paths.ts";
+import { asLarderError, isSystemError } from "../../error.ts";
 import type { Digest } from "../../oci/digest.ts";
 import type { ImageMetadata } from "../../oci/metadata.ts";
 
@@ -44,6 +45,7 @@ const PROBLEMS = {
   "artifact-is-folder": ["damage", "move the folder away, then pull the image again"],
   "artifact-is-link": ["damage", "remove the link, then pull the image again"],
   "artifact-not-a-file": ["damage", "remove it, then pull the image again"],
+  "file-unreadable": ["damage", "look after its permissions, or the disk: nothing can be told of what it holds"],
   "artifact-bad-checksum": ["damage", "remove the image and pull it again"],
   "flat-ref-unreadable": ["damage", "pull the image again with --materialize flat"],
   "flat-blob-size": ["damage", "pull the image again with --materialize flat"],
@@ -60,7 +62,7 @@ const PROBLEMS = {
   "metadata-old-shape": ["note", "msb 0.5 and later ignore it; pull the image again"],
   "catalogue-unaccounted": [
     "damage",
-    "gc and prune sweep tmp/ at most meanwhile: bring it back, put its images on record with larder persist, or sweep them with larder gc --sweep-unrecorded",
+    "gc and prune sweep tmp/ at most meanwhile; where the catalogue is an old one, or another home's, bring back the right one",
   ],
   "metadata-unrecorded": [
     "note",
@@ -113,6 +115,16 @@ const COLLECTED: ProblemCode[] = ["stray-file", "staging-stale", "untagged-manif
 /** A problem as it is where gc does not take it: `advice` says so in place of the promise that it does. */
 export function refused(problem: Problem, advice: string): Problem {
   return COLLECTED.includes(problem.code) ? { ...problem, advice } : problem;
+}
+
+/** What a look finds. A file that the system cannot read is one problem more, and no reason to leave out the others. */
+export function* withUnreadable<T>(subject: string, look: Iterable<T>): Generator<T | Problem> {
+  try {
+    yield* look;
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    yield problem("file-unreadable", subject, asLarderError(error).message);
+  }
 }
 
 /** Makes a problem of a code; severity and advice come from the table. */

@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { examineErofs, isRejected, readExtents, rewriteExtents } from "../../cache/artifact.ts";
-import { isTarget, target } from "../../cache/delete.ts";
+import { isTarget, type Target, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
 import type { CacheFile } from "../../cache/paths.ts";
 import { danglingManifest, findImages, repointDangling } from "../../db/images.ts";
@@ -43,16 +43,15 @@ export async function repair(
   const outcomes = new Map<Problem, Outcome>();
   if (isCorrupt(problems)) return outcomes;
   addIndexes(larder.db);
-  const run = (kind: Mend["kind"], mendAll: (mends: Mend[]) => void) => {
-    const mine = problems.filter(({ mend }) => mend?.kind === kind);
-    const outcome = attempt(larder, () => mendAll(mine.map(({ mend }) => mend!)));
-    for (const problem of mine) outcomes.set(problem, outcome);
+  const run = <K extends Mend["kind"]>(kind: K, mendAll: (larder: Larder, mends: MendOf<K>[]) => void) => {
+    const mine = mendedBy(kind, problems);
+    const outcome = attempt(larder, () => mendAll(larder, [...mine.values()]));
+    for (const problem of mine.keys()) outcomes.set(problem, outcome);
   };
-  run("rebuild", (mends) => rebuild(larder, mends as MendOf<"rebuild">[]));
-  run("size", (mends) => recordSizes(larder, mends as MendOf<"size">[]));
-  for (const problem of problems) {
-    if (problem.mend?.kind !== "relocate") continue;
-    outcomes.set(problem, relocate(larder, problem.mend.file));
+  run("rebuild", rebuild);
+  run("size", recordSizes);
+  for (const [problem, { file }] of mendedBy("relocate", problems)) {
+    outcomes.set(problem, relocate(larder, file));
     await hearStop(stopped);
   }
   await hearStop(stopped);
@@ -60,6 +59,12 @@ export async function repair(
   await sweepStrays(larder, problems, options, outcomes);
   await hearStop(stopped);
   return outcomes;
+}
+
+function mendedBy<K extends Mend["kind"]>(kind: K, problems: Problem[]): Map<Problem, MendOf<K>> {
+  return new Map(
+    problems.flatMap((problem) => (problem.mend?.kind === kind ? [[problem, problem.mend as MendOf<K>]] : [])),
+  );
 }
 
 async function hearStop(stopped: (() => boolean) | undefined): Promise<void> {
@@ -121,8 +126,9 @@ function relocate(larder: Larder, file: CacheFile): Outcome {
   return attempt(larder, () => {
     using lock = FileLock.take(file.lock!);
     if (!lock) throw new LarderError("in_use", `its lock is held ("${file.lock}")`);
-    if (!canRelocate(larder, readExtents(file.path)))
-      throw new LarderError("busy", "a file that it joins is gone by now");
+    const extents = readExtents(file.path);
+    if (extents.length === 0) throw new LarderError("busy", "it is gone by now, or names no file any more");
+    if (!canRelocate(larder, extents)) throw new LarderError("busy", "a file that it joins is gone by now");
     const text = rewriteExtents(readRegular(file.path) ?? "", (path) => larder.cache.relocated(path) ?? path);
     const staged = larder.cache.staged(file);
     makeFolder(dirname(staged));
@@ -152,7 +158,8 @@ async function discard(
   options: SweepOptions,
   outcomes: Map<Problem, Outcome>,
 ): Promise<void> {
-  const mine = problems.filter(({ mend }) => mend?.kind === "discard");
+  const targets = new Map<Problem, ReturnType<typeof target>>();
+  for (const [problem, { file }] of mendedBy("discard", problems)) targets.set(problem, target(file));
   const watch = new PinWatch(larder);
   let pins: Pins | undefined;
   let pinned: ReadonlySet<string> = new Set();
@@ -165,7 +172,7 @@ async function discard(
     const isFaulty = file.kind === "vmdk" ? readExtents(file.path).length === 0 : isRejected(examineErofs(file.path));
     return isFaulty ? undefined : "it is sound by now";
   };
-  await sweepProblems(larder, mine, (mend) => target((mend as MendOf<"discard">).file), options, outcomes, stillFaulty);
+  await sweepProblems(larder, targets, options, outcomes, stillFaulty);
 }
 
 async function sweepStrays(
@@ -174,7 +181,7 @@ async function sweepStrays(
   options: SweepOptions,
   outcomes: Map<Problem, Outcome>,
 ): Promise<void> {
-  const mine = problems.filter(({ mend }) => mend?.kind === "sweep");
+  const mine = mendedBy("sweep", problems);
   const refusal = attempt(larder, () => {
     const pins = new PinWatch(larder).readAll();
     refuseLostLayers(larder.db, larder.home.database);
@@ -183,27 +190,27 @@ async function sweepStrays(
     if (needed) throw new LarderError("in_use", needed);
   });
   if (!refusal.mended) {
-    for (const problem of mine) outcomes.set(problem, refusal);
+    for (const problem of mine.keys()) outcomes.set(problem, refusal);
     return;
   }
-  await sweepProblems(larder, mine, (mend) => (mend as MendOf<"sweep">).target, options, outcomes);
+  const targets = new Map(Array.from(mine, ([problem, { target }]) => [problem, target]));
+  await sweepProblems(larder, targets, options, outcomes);
 }
 
 async function sweepProblems(
   larder: Larder,
-  problems: Problem[],
-  targetOf: (mend: Mend) => ReturnType<typeof target>,
+  files: Map<Problem, ReturnType<typeof target>>,
   options: SweepOptions,
   outcomes: Map<Problem, Outcome>,
   wanted?: (file: CacheFile) => string | undefined,
 ): Promise<void> {
   const byPath = new Map<string, Problem>();
-  const targets = problems.flatMap((problem) => {
-    const made = targetOf(problem.mend!);
-    if (!made || !isTarget(made)) return [];
+  const targets: Target[] = [];
+  for (const [problem, made] of files) {
+    if (!made || !isTarget(made)) continue;
     byPath.set(made.path, problem);
-    return [made];
-  });
+    targets.push(made);
+  }
   const { deleted, skipped, failed } = await sweep(larder, targets, options, wanted);
   for (const { path } of deleted) outcomes.set(byPath.get(path)!, { mended: true });
   for (const { path, reason } of skipped) outcomes.set(byPath.get(path)!, { mended: false, reason });

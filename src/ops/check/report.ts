@@ -74,7 +74,14 @@ async function checkLost(home: Home, options: CheckOptions): Promise<Problem[]> 
   const leaves = "gc leaves it while there is no catalogue";
   const found = problems.map(({ mend: _, ...rest }) => refused(rest, leaves));
   if (!isLost || found.some(({ code }) => code === "catalogue-unaccounted")) return found;
-  return [problem("catalogue-unaccounted", "catalogue", `there is none at "${home.database}"`), ...found];
+  return [
+    problem(
+      "catalogue-unaccounted",
+      "catalogue",
+      `there is none at "${home.database}" (bring it back, or sweep all the same with larder gc --sweep-unrecorded)`,
+    ),
+    ...found,
+  ];
 }
 
 type Described = CheckReport["problems"][number];
