@@ -101,7 +101,8 @@ export interface Failure {
 }
 
 /** Any thrown value in that form. */
-export function toFailure(error: unknown): Failure {
+export function toFailure(thrown: unknown): Failure {
+  const error = isSystemError(thrown) ? asLarderError(thrown) : thrown;
   const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
   return error instanceof LarderError
     ? { code: error.code, message: error.message, stack }

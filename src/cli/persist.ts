@@ -1,12 +1,12 @@
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
-import { asCatalogueError, BatchSize } from "../db/write.ts";
+import { asCatalogueError, BatchSize, type writeTransaction } from "../db/write.ts";
 import { asLarderError, LarderError, namingPath } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
 import { openOrCreate, withLarder } from "../larder.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
-import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
+import { type Entry, metadataFor, type Persisted, persistEach } from "../ops/persist.ts";
 import { printable } from "../output/table.ts";
 import { defineCommand, firstFailure, tryEach } from "./command.ts";
 import { progressBar } from "./progress.ts";
@@ -73,10 +73,19 @@ async function persistNamed(home: Home, references: string[], shared: ImageMetad
   });
   if (entries.length === 0) return { done: [], failed };
   try {
-    return { done: await withLarder(openOrCreate(home), (larder) => persist(larder, entries)), failed };
+    const outcome = split(await withLarder(openOrCreate(home), (larder) => persistEach(larder, entries)));
+    return { done: outcome.done, failed: [...failed, ...outcome.failed] };
   } catch (error) {
     return { done: [], failed: [...failed, asLarderError(error)] };
   }
+}
+
+function split(outcomes: (Persisted | LarderError)[]): Outcome {
+  const isFailed = (outcome: Persisted | LarderError): outcome is LarderError => outcome instanceof LarderError;
+  return {
+    done: outcomes.filter((outcome): outcome is Persisted => !isFailed(outcome)),
+    failed: outcomes.filter(isFailed),
+  };
 }
 
 /** Persists JSON lines, a few hundred in a transaction; a bad line is named by its number and skipped. */
@@ -90,7 +99,10 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   await withLarder(openOrCreate(home), async (larder) => {
     try {
       for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
-        outcome.done.push(...persist(larder, batch.value, (db, change) => size.run(db, batch.value.length, change)));
+        const timed: typeof writeTransaction = (db, change) => size.run(db, batch.value.length, change);
+        const { done, failed } = split(persistEach(larder, batch.value, timed));
+        outcome.done.push(...done);
+        outcome.failed.push(...failed);
         bar.show(outcome.done.length);
       }
     } catch (error) {

@@ -100,8 +100,11 @@ export function upsertLayer(
   return Number(id);
 }
 
-/** Makes a manifest's layers exactly `layerIds`, bottom to top; junction rows that say so already keep their ids. */
-export function setJunctions(db: Database, manifestId: number, layerIds: number[]): void {
+/**
+ * Makes a manifest's layers exactly `layerIds`, bottom to top; junction rows that say so already keep their ids. Returns
+ * whether it had a layer that it now has no more.
+ */
+export function setJunctions(db: Database, manifestId: number, layerIds: number[]): boolean {
   const stored = db
     .query<{ layer_id: bigint; position: bigint }, [number]>(
       `SELECT layer_id, position
@@ -113,7 +116,7 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
   const same =
     stored.length === layerIds.length &&
     stored.every((row, i) => Number(row.position) === i && Number(row.layer_id) === layerIds[i]);
-  if (same) return;
+  if (same) return false;
   if (stored.length > 0) db.query("DELETE FROM manifest_layer WHERE manifest_id = ?").run(manifestId);
   db.query(
     `INSERT INTO manifest_layer (manifest_id, layer_id, position)
@@ -121,6 +124,7 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
      FROM json_each(?)
      ORDER BY key`,
   ).run(manifestId, JSON.stringify(layerIds));
+  return stored.some(({ layer_id }) => !layerIds.includes(Number(layer_id)));
 }
 
 /** A layer row that is to go. */

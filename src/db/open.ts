@@ -247,6 +247,8 @@ function hasSettledShape(db: Database, path: string, patienceMs = BUSY_TIMEOUT_M
     try {
       return hasShape(db, path);
     } catch (error) {
+      // What may not be opened is no migration's doing, and then perhaps its lock may not be either.
+      if (isReadOnlyRefusal(error)) throw error;
       if (!mayBeLocked(migrationLock(path))) {
         if (lastLook) throw error;
         lastLook = true;

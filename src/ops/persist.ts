@@ -41,8 +41,8 @@ export function metadataFor(home: Pick<Home, "cache">, reference: string): Image
 
 /**
  * Puts images on record in one transaction: manifest, config, layers, junctions and reference each. One on record
- * already is updated in place. References are checked before anything is written; throws `invalid`, `busy`.
- * `transaction` may be one that is timed.
+ * already is updated in place, and loses no layer by it. References are checked before anything is written; throws
+ * `invalid`, `busy`. `transaction` may be one that is timed.
  */
 export function persist(larder: Larder, entries: Entry[], transaction = writeTransaction): Persisted[] {
   const persisted = entries.map(({ reference, metadata }) => ({
@@ -64,6 +64,27 @@ export function persist(larder: Larder, entries: Entry[], transaction = writeTra
   return persisted;
 }
 
+/** The same, but one image that is refused does not keep the others off the record: gives what became of each. */
+export function persistEach(
+  larder: Larder,
+  entries: Entry[],
+  transaction = writeTransaction,
+): (Persisted | LarderError)[] {
+  try {
+    return persist(larder, entries, transaction);
+  } catch (error) {
+    if (!isInvalid(error)) throw error;
+    const [{ reference }, ...others] = entries as [Entry, ...Entry[]];
+    if (others.length === 0)
+      return [new LarderError("invalid", `${JSON.stringify(reference)}: ${error.message}`, error)];
+    return entries.flatMap((entry) => persistEach(larder, [entry]));
+  }
+}
+
+function isInvalid(error: unknown): error is LarderError {
+  return error instanceof LarderError && error.code === "invalid";
+}
+
 // As msb commits: a power cut may take the last images off the record, and they can be put there again. What deletes
 // files commits with FULL, which syncs what came before it too. Each image changes pages all over the indexes of
 // digests, so that folding the write-ahead log in after every 4 MiB, SQLite's default, would write most of them twice.
@@ -81,7 +102,8 @@ function unsynced(db: Database, write: () => void): void {
 
 /**
  * Writes an image's rows inside the caller's transaction, and returns its manifest's row id. `sizes` are the lengths
- * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`. A manifest
+ * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`, and then it throws `invalid` where
+ * one that it has on record would be lost: gc would take the file, be the image in use. A manifest
  * row that has to be made gets `newId`, if that is given. `layerIds` are the layers that the same transaction has put
  * on record, and it adds to them: images of one base share most of theirs.
  */
@@ -106,11 +128,16 @@ export function recordImage(
     if (layerIds.has(layer.diff_id)) continue;
     layerIds.set(layer.diff_id, upsertLayer(db, layer, sizes.get(layer.diff_id), now, isUse));
   }
-  setJunctions(
+  const isLost = setJunctions(
     db,
     manifestId,
     layers.map(({ diff_id }) => layerIds.get(diff_id)!),
   );
+  if (isLost && isUse)
+    throw new LarderError(
+      "invalid",
+      `cannot persist ${metadata.manifest_digest}: it has a layer on record that its metadata lacks, and a digest stands for one image (where the record is wrong, remove it first)`,
+    );
   return manifestId;
 }
 

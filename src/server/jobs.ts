@@ -18,6 +18,8 @@ export type Job =
 
 export interface Request {
   id: number;
+  /** When it was asked for, in milliseconds since 1970. */
+  asked: number;
   home: Home;
   job: Job;
 }
@@ -46,7 +48,7 @@ export class JobRunner {
     const id = ++this.lastId;
     return new Promise<T>((resolve, reject) => {
       this.waiting.set(id, { resolve: (result) => resolve(result as T), reject });
-      worker.postMessage({ id, home: this.home, job } satisfies Request);
+      worker.postMessage({ id, asked: Date.now(), home: this.home, job } satisfies Request);
     });
   }
 

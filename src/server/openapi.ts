@@ -38,15 +38,16 @@ export function describeRoutes(routes: Route[], version: string): unknown {
 function describeRoute(route: Route): unknown {
   const { method, path, summary, query, body, answer, isCatalogue, isProbe, problems = [] } = route;
   const common = isProbe ? [403, 422, 500] : [401, 403, 422, 500, 503];
-  const statuses = [...new Set([...common, ...(body ? [400, 408, 413, 415] : []), ...problems])].sort();
+  const statuses = [...new Set([...common, ...(body ? [408, 413, 415] : []), ...problems])].sort();
   return {
     operationId: `${method.toLowerCase()}${path.replace(/^\/v1/, "").replace(/[/.](\w)/g, (_, letter: string) => letter.toUpperCase())}`,
     summary,
-    parameters: describeQuery(query),
-    ...(body && { requestBody: { required: body === "lines", content: describeBody(body) } }),
+    parameters: [...describeQuery(query), ...(isCatalogue ? [IF_NONE_MATCH] : [])],
+    ...(body && { requestBody: { content: describeBody(body) } }),
     responses: {
       200: {
         description: "Done",
+        ...(isCatalogue && { headers: { ETag, ...(path === "/v1/images" && { Link }) } }),
         content: typeof answer === "string" ? { [answer]: {} } : { "application/json": { schema: toSchema(answer) } },
       },
       ...(isCatalogue && { 304: { description: "Unchanged since the answer that If-None-Match names" } }),
@@ -55,8 +56,14 @@ function describeRoute(route: Route): unknown {
   };
 }
 
+const header = (description: string) => ({ description, schema: { type: "string" } });
+const ETag = header("The state of the catalogue that the answer is of; not where it looks at the clock");
+const Link = header('The next page of a list with a limit: </v1/images?…>; rel="next"');
+const IF_NONE_MATCH = { name: "If-None-Match", in: "header", ...header("ETags of answers that are known already") };
+
 const PROBLEM = {
   description: "A problem (RFC 9457)",
+  headers: { "Retry-After": header("Seconds after which what stands in the way may have passed") },
   content: { "application/problem+json": { schema: { $ref: "#/components/schemas/Problem" } } },
 };
 
@@ -71,9 +78,11 @@ function describeQuery(query: v.GenericSchema): unknown[] {
 }
 
 function describeBody(body: NonNullable<Route["body"]>): unknown {
-  if (body === "lines") return { "application/x-ndjson": { schema: { type: "string" } } };
+  if (body === "lines") return { "application/x-ndjson": { schema: { type: "string", description: LINES } } };
   return { "application/json": { schema: toSchema(body === "metadata" ? MetadataSchema : body) } };
 }
+
+const LINES = 'JSON lines, an image each: {"reference": "…", "metadata": the body of PUT /v1/image}';
 
 const CONFIG: ConversionConfig = {
   errorMode: "ignore",

@@ -2,7 +2,6 @@ import type { Code } from "../error.ts";
 
 /** Codes that only HTTP knows. */
 export type HttpCode =
-  | "bad_request"
   | "unauthorized"
   | "forbidden"
   | "no_such_route"
@@ -11,6 +10,7 @@ export type HttpCode =
   | "too_large"
   | "unsupported_media"
   | "running"
+  | "not_ready"
   | "overloaded"
   | "internal";
 
@@ -27,7 +27,6 @@ const STATUSES: Record<Code | HttpCode, [status: number, title: string]> = {
   unreachable: [409, "The target cannot be reached"],
   busy: [503, "Busy"],
   interrupted: [503, "Shutting down"],
-  bad_request: [400, "Bad request"],
   unauthorized: [401, "A bearer token is needed"],
   forbidden: [403, "Forbidden"],
   no_such_route: [404, "No such route"],
@@ -36,9 +35,13 @@ const STATUSES: Record<Code | HttpCode, [status: number, title: string]> = {
   too_large: [413, "The body is too large"],
   unsupported_media: [415, "Unsupported media type"],
   running: [409, "Already running"],
+  not_ready: [503, "Not ready"],
   overloaded: [503, "Too many requests at once"],
   internal: [500, "Internal error"],
 };
+
+/** The codes that a problem may have. */
+export const HTTP_CODES = (Object.keys(STATUSES) as (Code | HttpCode)[]).filter((code) => code !== "usage");
 
 /** An answer that is a problem, thrown from wherever it is found. */
 export class HttpProblem extends Error {
@@ -50,6 +53,9 @@ export class HttpProblem extends Error {
     super(message);
   }
 }
+
+// What is worth another try soon.
+const PASSING: (Code | HttpCode)[] = ["busy", "running", "overloaded", "interrupted"];
 
 /** The status of a code. */
 export function statusOf(code: Code | HttpCode): number {
@@ -65,7 +71,7 @@ export function toProblem({ code, message, headers }: HttpProblem, requestId: st
     headers: {
       "content-type": "application/problem+json",
       "x-request-id": requestId,
-      ...(status === 503 && { "retry-after": "1" }),
+      ...(PASSING.includes(code) && { "retry-after": "1" }),
       ...(status === 401 && { "www-authenticate": 'Bearer realm="larder"' }),
       ...headers,
     },

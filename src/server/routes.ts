@@ -396,8 +396,10 @@ function ready({ home }: Services): Reply {
     const larder = openToRead(home, PATIENCE_MS);
     if (larder) closeLarder(larder);
     return { json: { status: larder ? "ready" : "ready, without a catalogue" } };
-  } catch {
-    throw new HttpProblem("busy", "the catalogue cannot be used");
+  } catch (error) {
+    // Why, it tells nobody who has no token.
+    const code = error instanceof LarderError && error.code === "busy" ? "busy" : "not_ready";
+    throw new HttpProblem(code, "the catalogue cannot be used");
   }
 }
 

@@ -9,6 +9,7 @@ import type { Detail } from "../ops/inspect.ts";
 import type { Persisted } from "../ops/persist.ts";
 import type { PruneReport } from "../ops/prune.ts";
 import type { RemoveReport } from "../ops/remove.ts";
+import { HTTP_CODES } from "./problem.ts";
 
 // What goes in is validated by these at run time; what comes out is described by them, checked against the operations'
 // own types when larder is compiled, and against real answers by the tests.
@@ -243,7 +244,7 @@ export const ProblemSchema = v.object({
   type: v.literal("about:blank"),
   title: v.string(),
   status: integer,
-  code: v.string(),
+  code: v.picklist(HTTP_CODES),
   detail: v.string(),
   request_id: v.string(),
 });
@@ -251,44 +252,56 @@ export const ProblemSchema = v.object({
 export const StatusSchema = v.object({ status: v.string() });
 
 const flag = v.optional(v.picklist(["true", "false"]));
+const told = (what: string) => v.optional(v.pipe(v.string(), v.description(what)));
+const DURATION = "A whole number with s, m, h or d: 90s, 15m, 12h, 14d";
+const duration = told(DURATION);
+const percent = told("A percentage of the file system: 85%");
+const size = v.optional(
+  v.pipe(
+    v.union([v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(Number.MAX_SAFE_INTEGER)), v.string()]),
+    v.description("Bytes, or text such as 500MB or 20GiB"),
+  ),
+);
 const name = v.pipe(v.string(), v.nonEmpty("must not be empty"));
 export const NamedQuery = v.strictObject({ reference: name });
 export const RemoveQuery = v.strictObject({ reference: name, force: flag, dry_run: flag });
-export const CheckQuery = v.strictObject({ deep: flag, grace: v.optional(v.string()) });
+export const CheckQuery = v.strictObject({ deep: flag, grace: duration });
 export const NoQuery = v.strictObject({});
+const alternatives = (what: string) =>
+  v.optional(v.pipe(v.array(name), v.description(`${what}; any of them may match`)));
 export const ListQuery = v.strictObject({
-  reference: v.optional(v.array(name)),
-  label: v.optional(v.array(name)),
-  digest: v.optional(v.array(name)),
+  reference: alternatives("Globs on the reference, as typed or canonical"),
+  label: alternatives("Labels of the config: KEY, or KEY=VALUE"),
+  digest: alternatives("Prefixes of the digest, with or without its algorithm"),
   pinned: flag,
   untagged: flag,
-  until: v.optional(v.string()),
+  until: told(`Put on record longer ago than that. ${DURATION}`),
   all: flag,
   limit: v.optional(v.pipe(v.string(), v.regex(/^[1-9]\d{0,4}$/, "must be a whole number from 1 to 99999"))),
-  cursor: v.optional(v.string()),
+  cursor: told("Where a page begins: from the Link header of the page before"),
 });
 
 const option = v.optional(v.boolean());
 export const GcBody = v.strictObject({
   layers_only: option,
-  grace: v.optional(v.string()),
+  grace: duration,
   sweep_unrecorded: option,
   dry_run: option,
 });
-export const RepairBody = v.strictObject({ deep: option, grace: v.optional(v.string()), dry_run: option });
+export const RepairBody = v.strictObject({ deep: option, grace: duration, dry_run: option });
 /** The policy, by the names of the command's flags. */
 export const PruneBody = v.strictObject({
   unused: option,
   untagged: option,
-  older_than: v.optional(v.string()),
+  older_than: duration,
   keep_last: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(1)), v.string()])),
-  max_size: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(0)), v.string()])),
-  min_free: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(0)), v.string()])),
-  high: v.optional(v.string()),
-  low: v.optional(v.string()),
+  max_size: size,
+  min_free: v.optional(v.union([size.wrapped, percent.wrapped])),
+  high: percent,
+  low: percent,
   keep: v.optional(v.array(name)),
-  min_age: v.optional(v.string()),
-  grace: v.optional(v.string()),
+  min_age: duration,
+  grace: duration,
   sweep_unrecorded: option,
   dry_run: option,
 });

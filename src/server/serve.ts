@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { LarderError } from "../error.ts";
+import { asLarderError, isSystemError, LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { notify } from "../host/notify.ts";
 import { openToRead } from "../larder.ts";
@@ -179,7 +179,7 @@ class App {
     if (this.active > CONCURRENT_LIMIT && !route.isProbe)
       throw new HttpProblem("overloaded", `more than ${CONCURRENT_LIMIT} requests at once`);
     const query = parseQuery(route.query, search);
-    if (!route.body && method !== "GET" && method !== "HEAD") refuseBody(request);
+    if (method !== "GET" && method !== "HEAD") refuseUnheard(request, route);
     const body = route.body && (await readBody(request, route.body));
     // Read before the catalogue is: a change in between makes the tag old, and never the answer.
     const tag = route.isCatalogue?.(query) ? this.tag() : undefined;
@@ -225,11 +225,16 @@ class App {
     return this.lastTag;
   }
 
-  private fail(error: unknown, id: string): Response {
+  private fail(thrown: unknown, id: string): Response {
+    const error = isSystemError(thrown) ? asLarderError(thrown) : thrown;
     if (error instanceof HttpProblem) return toProblem(error, id);
     if (error instanceof LarderError) {
+      // SQLite has one index of the log for all connections of a process. Where that could be read alone, no other can
+      // write until this one is closed, whatever has been mended since.
+      if (error.code === "failed") this.services.catalogue.close();
       if (statusOf(error.code) === 500) this.log.write("error", { id, error: error.stack ?? error.message });
-      return toProblem(new HttpProblem(error.code, error.message), id);
+      // A flag and a member of a document are the same to a client.
+      return toProblem(new HttpProblem(error.code === "usage" ? "invalid" : error.code, error.message), id);
     }
     this.log.write("error", { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) });
     return toProblem(new HttpProblem("internal", "the log has the details, under the request id"), id);
@@ -344,9 +349,11 @@ function validate(schema: v.GenericSchema, value: unknown): unknown {
   throw new HttpProblem("invalid", `${v.getDotPath(issue) ?? "document"}: ${what}`);
 }
 
-// To go on as if it were not there might delete for real what was asked to be a dry run.
-function refuseBody({ method, headers }: Request): void {
-  if (Number(headers.get("content-length") ?? 0) === 0 && !headers.has("transfer-encoding")) return;
+// To go on as if it were not there might delete for real what was asked to be a dry run, or under a condition.
+function refuseUnheard({ method, headers }: Request, route: Route): void {
+  const condition = ["if-match", "if-none-match", "if-unmodified-since"].find((name) => headers.has(name));
+  if (condition !== undefined) throw new HttpProblem("invalid", `a ${method} heeds no ${condition} here`);
+  if (route.body || (Number(headers.get("content-length") ?? 0) === 0 && !headers.has("transfer-encoding"))) return;
   throw new HttpProblem("invalid", `a ${method} takes no body here: what it is told stands in the query`);
 }
 
@@ -362,9 +369,7 @@ async function readBody(request: Request, kind: NonNullable<Route["body"]>): Pro
   try {
     return validate(kind, text === "" ? {} : JSON.parse(text));
   } catch (error) {
-    throw error instanceof SyntaxError
-      ? new HttpProblem("bad_request", `the body is not JSON: ${error.message}`)
-      : error;
+    throw error instanceof SyntaxError ? new HttpProblem("invalid", `the body is not JSON: ${error.message}`) : error;
   }
 }
 
@@ -392,7 +397,7 @@ async function readText(request: Request): Promise<string> {
     void reader.cancel().catch(() => {});
     throw error instanceof HttpProblem
       ? error
-      : new HttpProblem("bad_request", "the body is not UTF-8 text, or was cut off");
+      : new HttpProblem("invalid", "the body is not UTF-8 text, or was cut off");
   } finally {
     clearTimeout(timer);
   }

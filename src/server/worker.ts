@@ -1,3 +1,4 @@
+import { BUSY_TIMEOUT_MS } from "../db/write.ts";
 import { LarderError, toFailure } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
@@ -8,7 +9,7 @@ import { examine } from "../ops/check/report.ts";
 import { df } from "../ops/df.ts";
 import { gc } from "../ops/gc.ts";
 import { notFound } from "../ops/images.ts";
-import { type Entry, metadataFor, type Persisted, persist } from "../ops/persist.ts";
+import { type Entry, metadataFor, type Persisted, persist, persistEach } from "../ops/persist.ts";
 import { prune } from "../ops/prune.ts";
 import { remove } from "../ops/remove.ts";
 import { openToSweep } from "../ops/strays.ts";
@@ -27,13 +28,15 @@ let idle: Timer | undefined;
 // for longer than a burst of requests.
 const KEPT_MS = 1000;
 
+const MOST_REFUSED = 1000;
+
 self.onmessage = async ({ data }: MessageEvent<Request | "stop">) => {
   if (data === "stop") {
     isStopping = true;
     return;
   }
-  const { id, home, job } = data;
-  const answer: Response = await run(home, job).then(
+  const { id } = data;
+  const answer: Response = await run(data).then(
     (result) => ({ id, result }),
     (error) => ({ id, failure: toFailure(error) }),
   );
@@ -42,7 +45,9 @@ self.onmessage = async ({ data }: MessageEvent<Request | "stop">) => {
 
 const stopped = () => isStopping;
 
-async function run(home: Home, job: Job): Promise<unknown> {
+async function run({ home, job, asked }: Request): Promise<unknown> {
+  // Each of many that wait for another process's lock would wait as long again as the one before it.
+  if (Date.now() - asked > BUSY_TIMEOUT_MS) throw new LarderError("busy", "others are at work; try again");
   if (job.kind === "persist") return persistOne(home, job.reference, job.metadata);
   if (job.kind === "batch") return persistBatch(home, job.lines);
   if (job.kind === "examine") return examine(home, { ...job.options, stopped });
@@ -77,18 +82,30 @@ function persistOne(home: Home, reference: string, text: string | null): Persist
 }
 
 async function persistBatch(home: Home, lines: string): Promise<unknown> {
-  const entries: Entry[] = [];
+  const entries: (Entry & { line: number })[] = [];
   const refused: { line: number; message: string }[] = [];
   for (const [i, line] of lines.split("\n").entries()) {
     if (line.trim() === "") continue;
     try {
-      entries.push(parseBatchLine(line, `line ${i + 1}`));
+      entries.push({ ...parseBatchLine(line, `line ${i + 1}`), line: i + 1 });
     } catch (error) {
       if (!(error instanceof LarderError)) throw error;
       refused.push({ line: i + 1, message: error.message });
     }
+    // A body full of nothing but mistakes would be answered with many times its length.
+    if (refused.length > MOST_REFUSED)
+      throw new LarderError(
+        "invalid",
+        `more than ${MOST_REFUSED} lines are no images, and nothing was put on record; the first: ${refused[0]!.message}`,
+      );
   }
-  const persisted =
-    entries.length === 0 ? [] : await withLarder(openOrCreate(home), (larder) => persist(larder, entries));
+  if (entries.length === 0) return { persisted: [], refused };
+  const persisted: Persisted[] = [];
+  const outcomes = await withLarder(openOrCreate(home), (larder) => persistEach(larder, entries));
+  for (const [i, outcome] of outcomes.entries()) {
+    const { line } = entries[i]!;
+    if (outcome instanceof LarderError) refused.push({ line, message: `line ${line}: ${outcome.message}` });
+    else persisted.push(outcome);
+  }
   return { persisted, refused };
 }

@@ -455,6 +455,47 @@ describe("persist", () => {
   });
 });
 
+describe("persist of an image on record, by metadata that lacks a layer", () => {
+  const layers = [1, 2].map((i) => ({ blob: digest(0x10 + i), diff: digest(0x20 + i) }));
+  const whole = metadata({ layers });
+  const refusal = `cannot persist ${digest(1)}: it has a layer on record that its metadata lacks`;
+
+  test.each([
+    ["one", [layers[0]!]],
+    ["all", []],
+    ["another", [layers[0]!, { blob: digest(0x13), diff: digest(0x23) }]],
+  ])("is refused, and changes nothing: %s", async (_, fewer) => {
+    using folder = new TemporaryFolder();
+    await persist(folder.path, whole, "app:1");
+    const before = dump(folder.path);
+    const args = ["persist", "app:2", "--metadata", "-", "--home", folder.path];
+    const { code, stdout, stderr } = await run(args, { stdin: metadata({ layers: fewer }) });
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toStartWith(`larder: "app:2": ${refusal}`);
+    expect(dump(folder.path)).toEqual(before);
+  });
+
+  test("keeps none of a batch's others off the record", async () => {
+    using folder = new TemporaryFolder();
+    const other = metadata({ manifest: digest(9), config: digest(8), layers });
+    const lines = [line("app:1", whole), line("app:2", metadata({ layers: [] })), line("other:1", other)];
+    const { code, stdout, stderr } = await batch(folder.path, lines.join("\n"));
+    expect(code).toBe(1);
+    expect(stdout.match(/persisted {2}\S+/g)).toEqual(["persisted  app:1", "persisted  other:1"]);
+    expect(stderr).toBe(
+      `larder: "app:2": ${refusal}, and a digest stands for one image (where the record is wrong, remove it first)\n`,
+    );
+    expect(references(folder.path)).toEqual(["app:1", "other:1"]);
+  });
+
+  test("may bring more", async () => {
+    using folder = new TemporaryFolder();
+    await persist(folder.path, metadata({ layers: [layers[1]!] }), "app:1");
+    await persist(folder.path, whole, "app:1");
+    expect(dump(folder.path).manifest_layer).toHaveLength(2);
+  });
+});
+
 describe("persist --batch", () => {
   test.skipIf(!hasTool("strace"))("tells what is on record where the file cannot be read to its end", async () => {
     using folder = new TemporaryFolder();

@@ -2,10 +2,11 @@ import { describe, expect, test } from "bun:test";
 import { fileURLToPath } from "node:url";
 import type { Home } from "../../src/home.ts";
 import { resolveHome } from "../../src/home.ts";
-import { JobRunner } from "../../src/server/jobs.ts";
+import { JobRunner, type Request, type Response } from "../../src/server/jobs.ts";
 import { TemporaryFolder } from "../larder.ts";
 import { Store } from "../store.ts";
 
+const WORKER = fileURLToPath(new URL("../../src/server/worker.ts", import.meta.url));
 const DYING = fileURLToPath(new URL("dying-worker.ts", import.meta.url));
 
 describe("JobRunner", () => {
@@ -18,6 +19,26 @@ describe("JobRunner", () => {
     ]);
     expect(df.status === "fulfilled" && df.value.images.length).toBe(1);
     expect(refused.status === "rejected" && refused.reason).toMatchObject({ name: "LarderError", code: "not_found" });
+  });
+
+  test("gives up what has waited for others longer than for a lock", async () => {
+    using store = await Store.make({ web: { references: ["web:1=docker.io/library/web:1"], layers: ["base"] } });
+    const worker = new Worker(WORKER);
+    const ask = (id: number, asked: number) =>
+      worker.postMessage({ id, asked, home: resolveHome(store.path, {}), job: { kind: "df" } } satisfies Request);
+    const answers: Response[] = [];
+    const both = new Promise<void>((resolve) => {
+      worker.onmessage = ({ data }) => {
+        if (answers.push(data) === 2) resolve();
+      };
+    });
+    ask(1, Date.now() - 6000);
+    ask(2, Date.now());
+    await both;
+    worker.terminate();
+    answers.sort((a, b) => a.id - b.id);
+    expect(answers[0]).toMatchObject({ failure: { code: "busy", message: "others are at work; try again" } });
+    expect(answers[1]).toHaveProperty("result");
   });
 
   test.each(["throw", "exit"])(

@@ -15,15 +15,15 @@ const WEB = "ghcr.io/acme/web:1";
 // What each operation may answer, in the tests' own words.
 const DOCUMENTED: Record<string, number[]> = {
   "get /v1/images": [200, 304, 401, 403, 422, 500, 503],
-  "post /v1/images": [200, 400, 401, 403, 408, 413, 415, 422, 500, 503],
+  "post /v1/images": [200, 401, 403, 408, 413, 415, 422, 500, 503],
   "get /v1/image": [200, 304, 401, 403, 404, 422, 500, 503],
   "get /v1/image/detail": [200, 401, 403, 404, 422, 500, 503],
-  "put /v1/image": [200, 400, 401, 403, 404, 408, 413, 415, 422, 500, 503],
+  "put /v1/image": [200, 401, 403, 404, 408, 413, 415, 422, 500, 503],
   "delete /v1/image": [200, 401, 403, 404, 409, 422, 500, 503],
-  "post /v1/gc": [200, 400, 401, 403, 408, 409, 413, 415, 422, 500, 503],
-  "post /v1/prune": [200, 400, 401, 403, 408, 409, 413, 415, 422, 500, 503],
+  "post /v1/gc": [200, 401, 403, 408, 409, 413, 415, 422, 500, 503],
+  "post /v1/prune": [200, 401, 403, 408, 409, 413, 415, 422, 500, 503],
   "get /v1/check": [200, 401, 403, 409, 422, 500, 503],
-  "post /v1/repair": [200, 400, 401, 403, 408, 409, 413, 415, 422, 500, 503],
+  "post /v1/repair": [200, 401, 403, 408, 409, 413, 415, 422, 500, 503],
   "get /v1/df": [200, 401, 403, 422, 500, 503],
   "get /healthz": [200, 403, 422, 500],
   "get /readyz": [200, 403, 422, 500, 503],
@@ -173,7 +173,7 @@ describe("problems", () => {
     expect(problem.detail).toMatch(detail);
     expect(answer.headers.get("x-request-id")).toBe(problem.request_id);
     expect(answer.headers.get("etag")).toBeNull();
-    expect(answer.headers.has("retry-after")).toBe(status === 503);
+    expect(answer.headers.has("retry-after")).toBe(["busy", "running"].includes(code));
   }
 
   test.each(OPERATIONS.filter(([, path]) => !PROBES.includes(path)))("%s %s wants a token", async (method, path) => {
@@ -257,8 +257,7 @@ describe("problems", () => {
       const headers = { "content-type": "application/json; charset=utf-8" };
       for (const body of ["{", "nul", '{"a":1,}', "\ufeff{}", "{} {}"]) {
         const answer = await endpoint.ask(method, targetOf(path), { body, headers });
-        if (path === "/v1/image") expectProblem(answer, 422, "invalid", "body");
-        else expectProblem(answer, 400, "bad_request", "not JSON");
+        expectProblem(answer, 422, "invalid", /^(the body is|body: )/);
       }
     },
   );
@@ -269,7 +268,7 @@ describe("problems", () => {
       headers: { authorization: `Bearer ${TOKEN}`, "content-type": typeOf(path) },
       body: new Uint8Array([0x7b, 0xff, 0x7d]),
     });
-    expectProblem(await read(response), 400, "bad_request", "UTF-8");
+    expectProblem(await read(response), 422, "invalid", "UTF-8");
   });
 
   test.each(WITH_BODY)("%s %s refuses another type, and an encoding", async (method, path) => {
@@ -336,9 +335,7 @@ describe("problems", () => {
     const init =
       body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } };
     const answer = await endpoint.ask(method, target, init);
-    expect(answer.status).toBe(422);
-    expect(["invalid", "usage"]).toContain(answer.json().code);
-    expectProblem(answer, 422, answer.json().code, "");
+    expectProblem(answer, 422, "invalid", "");
     expect(answer.json().detail).toContain(detail);
     expect(endpoint.store.rows()).toEqual(before);
   });

@@ -343,6 +343,53 @@ describe("a server that writes", () => {
       expect(store.rows().references).toEqual([DB.split("/")[2]!, WEB, "one:1", "three:1", "web"].sort());
     }));
 
+  test("POST /v1/images names the line of an image that would lose a layer, and PUT /v1/image refuses it", () =>
+    serving(async (store, server) => {
+      const fewer = metadataOf("web", []);
+      const lines = [
+        { reference: "more:1", metadata: metadataOf("more", ["base"]) },
+        { reference: "web:2", metadata: fewer },
+      ];
+      const body = lines.map((line) => JSON.stringify(line)).join("\n");
+      const headers = { "content-type": "application/x-ndjson" };
+      const answer = (await server.ask("POST", "/v1/images", { body, headers })).json();
+      expect(answer.persisted.map(({ reference }: { reference: string }) => reference)).toEqual(["more:1"]);
+      expect(answer.refused).toEqual([
+        { line: 2, message: expect.stringMatching(/^line 2: "web:2": cannot persist /) },
+      ]);
+      const refused = await server.ask("PUT", "/v1/image?reference=web:2", { body: JSON.stringify(fewer) });
+      expect([refused.status, refused.json().code]).toEqual([422, "invalid"]);
+      expect(store.rows().references).not.toContain("web:2");
+    }));
+
+  test("POST /v1/images refuses a body of mistakes alone, whole", () =>
+    serving(async (store, server) => {
+      const before = store.rows();
+      const good = JSON.stringify({ reference: "one:1", metadata: metadataOf("one", ["base"]) });
+      const headers = { "content-type": "application/x-ndjson" };
+      const answer = await server.ask("POST", "/v1/images", { body: `${good}\n${"0\n".repeat(500_000)}`, headers });
+      expect([answer.status, answer.json().code]).toEqual([422, "invalid"]);
+      expect(answer.json().detail).toContain("the first: line 2: must be an object");
+      expect(store.rows()).toEqual(before);
+    }));
+
+  test.each(["if-match", "if-none-match", "if-unmodified-since"])(
+    "what changes heeds no %s, and does nothing",
+    (name) =>
+      serving(async (store, server) => {
+        const before = store.rows();
+        for (const [method, target, body] of [
+          ["DELETE", "/v1/image?reference=db:1", undefined],
+          ["PUT", "/v1/image?reference=new:1", JSON.stringify(metadataOf("new", []))],
+          ["POST", "/v1/prune", '{"unused":true,"min_age":"0s"}'],
+        ] as const) {
+          const answer = await server.ask(method, target, { headers: { [name]: "*" }, ...(body && { body }) });
+          expect([answer.status, answer.json().detail]).toEqual([422, `a ${method} heeds no ${name} here`]);
+        }
+        expect(store.rows()).toEqual(before);
+      }),
+  );
+
   test("DELETE /v1/image removes what its dry run named", () =>
     serving(async (store, server) => {
       const plan = (await server.ask("DELETE", "/v1/image?reference=db:1&dry_run=true")).json();

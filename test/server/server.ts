@@ -10,6 +10,8 @@ interface Start {
   env?: Record<string, string>;
   /** A command that runs the executable, such as `strace -f …`. */
   under?: string[];
+  /** A copy of it, where another user can run it. */
+  executable?: string;
 }
 
 /** An answer, its body read. */
@@ -35,9 +37,12 @@ export class Server {
   }
 
   /** Starts a server and waits until it listens; fails with its stderr where it does not. */
-  static async start(home: string, { address, args = [], env = {}, under = [] }: Start = {}): Promise<Server> {
+  static async start(
+    home: string,
+    { address, args = [], env = {}, under = [], executable = EXECUTABLE }: Start = {},
+  ): Promise<Server> {
     const child = Bun.spawn(
-      [...under, EXECUTABLE, "--serve", ...(address === undefined ? [] : [address]), "--home", home, ...args],
+      [...under, executable, "--serve", ...(address === undefined ? [] : [address]), "--home", home, ...args],
       {
         env: { PATH: process.env.PATH ?? "", TZ: "UTC", ...env },
         stdin: "ignore",

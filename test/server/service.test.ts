@@ -2,6 +2,7 @@ import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import {
   chmodSync,
+  chownSync,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -9,12 +10,13 @@ import {
   renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
-import { Catalogue, digest } from "../cli/catalogue.ts";
+import { Catalogue, digest, metadata } from "../cli/catalogue.ts";
 import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
 import { at, metadataOf, Store } from "../store.ts";
 import { hasTool } from "../tools.ts";
@@ -433,7 +435,9 @@ describe("a catalogue that changes under the server", () => {
       expect([500, 503]).toContain(answer.status);
       expect(answer.headers.get("content-type")).toBe("application/problem+json");
     }
-    expect((await server.get("/readyz")).status).toBe(503);
+    const ready = await server.get("/readyz");
+    // Nothing to be waited for.
+    expect([ready.status, ready.json().code, ready.headers.get("retry-after")]).toEqual([503, "not_ready", null]);
     expect((await server.get("/healthz")).status).toBe(200);
     expect((await server.get("/metrics")).text).toContain("larder_http_requests_total");
     rmSync(path, { recursive: true });
@@ -456,6 +460,52 @@ describe("a catalogue that changes under the server", () => {
     owner.run("ROLLBACK");
     owner.close();
     expect(await names(server)).toEqual(["old:1"]);
+  });
+
+  const canSwitch = process.getuid?.() === 0 && Bun.which("setpriv") !== null;
+  const under = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"];
+
+  test.skipIf(!canSwitch)(
+    "can be written by a user who once might not, as soon as that is mended (needs root and setpriv)",
+    async () => {
+      using folder = new TemporaryFolder();
+      one(folder.path, "old:1");
+      for (const path of [folder.path, join(folder.path, "run")]) {
+        mkdirSync(path, { recursive: true });
+        chmodSync(path, 0o755);
+        chownSync(path, 54321, 54321);
+      }
+      // With its log and the index of that, as another user's msb leaves it.
+      using open = Catalogue.open(folder.path);
+    expect(open.rows("SELECT reference FROM image_ref")).toHaveLength(1);
+      const executable = join(folder.path, "larder");
+      copyFileSync(EXECUTABLE, executable);
+      await using server = await Server.start(folder.path, { args: ["--allow-writes"], under, executable });
+      expect(await names(server)).toEqual(["old:1"]);
+      const persist = () => server.ask("PUT", "/v1/image?reference=new:1", { body: metadata() });
+      const refused = await persist();
+      expect([refused.status, refused.json().code]).toEqual([500, "failed"]);
+      expect(refused.json().detail).toContain("cannot be written");
+      Bun.spawnSync(["chown", "-R", "54321:54321", join(folder.path, "db")]);
+      expect((await persist()).status).toBe(200);
+      expect(await names(server)).toEqual(["new:1", "old:1"]);
+    },
+  );
+});
+
+describe("a path that the system refuses", () => {
+  test("is named, by what looks up and by what works in a thread", async () => {
+    using folder = new TemporaryFolder();
+    for (const name of ["db", "cache"]) symlinkSync(name, join(folder.path, name));
+    await using server = await Server.start(folder.path);
+    for (const [target, path] of [
+      ["/v1/images", "db/msb.db"],
+      ["/v1/df", "db/msb.db"],
+    ] as const) {
+      const answer = await server.get(target);
+      expect([answer.status, answer.json().code]).toEqual([500, "failed"]);
+      expect(answer.json().detail).toContain(`"${join(folder.path, path)}"`);
+    }
   });
 });
 
