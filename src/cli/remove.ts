@@ -14,7 +14,7 @@ export default defineCommand({
   aliases: ["rm"],
   summary: "Drop references, and what nothing else needs",
   details:
-    "An image in use by a sandbox or a snapshot keeps its last name. With --force the name goes and the data stays,\nuntagged, until nothing needs it. Other names of the same image are not affected.\nA reference is matched as typed first, then by its canonical form: where both are on record, a second rm takes the other.",
+    "An image in use by a sandbox or a snapshot keeps its last name. With --force the name goes and the data stays,\nuntagged, until nothing needs it. Other names of the same image are not affected.\nA digest removes an untagged image; of one with names it says which those are.\nA reference is matched as typed first, then by its canonical form: where both are on record, a second rm takes the other.",
   flags: {
     "reference...": { type: "positional", description: "the references to drop" },
     force: {
@@ -33,6 +33,7 @@ export default defineCommand({
     "larder rm --ignore --format json old:tag",
   ],
   exits: [
+    [1, "a reference could be several, or a digest has names"],
     [3, "no such image"],
     [4, "in use"],
     [5, "the database is damaged, or what is in use cannot be told, because a sandbox or snapshot cannot be read"],

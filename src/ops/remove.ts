@@ -1,5 +1,5 @@
 import { skip } from "../cache/delete.ts";
-import { deleteReferences, findImages, type ImageRow } from "../db/images.ts";
+import { deleteReferences, findByDigest, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
 import { deleteManifests, referencesOf } from "../db/manifests.ts";
@@ -170,6 +170,8 @@ function findFiles(larder: Larder, removal: Removal): Targets {
 interface Asked {
   text: string;
   rows: ImageRow[];
+  /** The references of the image, where the text is its digest: they are what can be dropped. */
+  named: string[];
 }
 
 /**
@@ -185,12 +187,17 @@ export function planRemoval(
   obstacles: ReadonlyMap<string, Obstacle> = new Map(),
 ): RemovalPlan {
   const plan: RemovalPlan = { drop: [], collect: [], untag: [], refused: [] };
-  for (const { text, rows } of asked) {
+  for (const { text, rows, named } of asked) {
     const refuse = (code: Code, message: string) => plan.refused.push({ reference: text, code, message });
     const [row] = rows;
     const canonical = row ? canonicalOf(row) : null;
     const obstacle = canonical === null ? undefined : obstacles.get(canonical);
-    if (!row) {
+    if (named.length > 0) {
+      refuse(
+        "ambiguous",
+        `cannot remove ${quote(text)}: it is the digest of an image with names (remove ${named.map(quote).join(" and ")})`,
+      );
+    } else if (!row) {
       if (!options.ignoreMissing) refuse("not_found", notFound(text).message);
     } else if (rows.length > 1) {
       refuse(
@@ -246,7 +253,11 @@ function quote(text: string): string {
 }
 
 function findAsked(larder: Larder, references: string[]): Asked[] {
-  return [...new Set(references)].map((text) => ({ text, rows: findImages(larder.db, text) }));
+  return [...new Set(references)].map((text) => {
+    const rows = findImages(larder.db, text);
+    const tagged = rows.length > 0 ? [] : findByDigest(larder.db, text);
+    return { text, rows, named: tagged.flatMap(({ reference }) => reference ?? []) };
+  });
 }
 
 function countNames({ db }: Larder, asked: Asked[]): Map<number, Set<number>> {

@@ -169,12 +169,6 @@ describe("larder remove", () => {
     expect(store.files()).toEqual([...store.filesOf("one"), at.metadata(TWO)].sort());
   });
 
-  test("does not take the digest of a tagged image for a name", async () => {
-    using store = await makeShelf();
-    expect(await larder(store.path, "rm", digestOf("two"))).toMatchObject({ code: 3 });
-    expect(store.files()).toEqual(store.filesOf("one", "two"));
-  });
-
   const digest = digestOf("one");
   const image = `{"image":{"Oci":{"reference":"x","manifest":"${digest}"}}}`;
   type Change = (store: Store) => void;
@@ -331,6 +325,18 @@ describe("larder remove", () => {
     );
     expect(await larder(store.path, "gc", "--grace", "0s")).toMatchObject({ code: 5, stdout: "" });
     expect(store.rows().manifests).toEqual(["one", "two"]);
+  });
+
+  test.each([[[]], [["--force"]], [["--ignore"]]])("names what can be dropped of a digest (%j)", async (flags) => {
+    using store = await makeShelf();
+    const digest = digestOf("one");
+    const { code, stdout, stderr } = await larder(store.path, "rm", digest, ...flags);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toStartWith(
+      `larder: cannot remove "${digest}": it is the digest of an image with names (remove "${ONE}" and "${ALIAS}")\n`,
+    );
+    expect(store.rows().references).toEqual([ONE, TWO, ALIAS]);
+    expect(store.files()).toEqual(store.filesOf("one", "two"));
   });
 
   const order: [first: string, code: number, args: string[]][] = [

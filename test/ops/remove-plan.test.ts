@@ -314,7 +314,7 @@ const CASES: Record<string, Case> = {
 describe("planRemoval", () => {
   test.each(Object.entries(CASES))("decides: %s", (_, { asked, names, pins: given, plan, ...rest }) => {
     const decided = planRemoval(
-      asked.map(([text, ...rows]) => ({ text, rows })),
+      asked.map(([text, ...rows]) => ({ text, rows, named: [] })),
       names,
       given ?? pins(),
       { force: rest.force ?? false, ignoreMissing: rest.ignoreMissing ?? false },

@@ -477,7 +477,7 @@ describe("a catalogue that changes under the server", () => {
       }
       // With its log and the index of that, as another user's msb leaves it.
       using open = Catalogue.open(folder.path);
-    expect(open.rows("SELECT reference FROM image_ref")).toHaveLength(1);
+      expect(open.rows("SELECT reference FROM image_ref")).toHaveLength(1);
       const executable = join(folder.path, "larder");
       copyFileSync(EXECUTABLE, executable);
       await using server = await Server.start(folder.path, { args: ["--allow-writes"], under, executable });
