@@ -33,7 +33,6 @@ export default defineCommand({
     "larder rm --ignore --format json old:tag",
   ],
   exits: [
-    [1, "a reference could be several, or a digest has names"],
     [3, "no such image"],
     [4, "in use"],
     [5, "the database is damaged, or what is in use cannot be told, because a sandbox or snapshot cannot be read"],
