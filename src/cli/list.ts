@@ -38,8 +38,8 @@ export default defineCommand({
   ],
   async run({ flags, format, home }) {
     const filter = parseFilters(flags.filter);
-    const { database, ...rest } = home();
-    const larder = openToRead({ database, ...rest });
+    const where = home();
+    const larder = openToRead(where);
     // Only what is printed leaves the transaction: a slow reader must not keep msb from folding its write-ahead log in.
     let unreadable: string[] = [];
     const render = (rows: Iterable<ImageRow>, pins: Pins) => {
@@ -53,7 +53,7 @@ export default defineCommand({
       : render([], nothing);
     await printParts(parts);
     if (!flags.quiet) for (const trouble of unreadable) say(`more may be in use than is shown: ${trouble}`);
-    if (!larder) say(`No images (there is no catalogue at "${database}")`);
+    if (!larder) say(`No images (there is no catalogue at "${where.database}")`);
     else if (parts[0] === "" && !flags.quiet) say("No images");
     return 0;
   },
