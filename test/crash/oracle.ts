@@ -130,7 +130,8 @@ export class Oracle {
     for (const { text, found } of [...new Set(texts)].map((text) => ({ text, found: this.find(text) }))) {
       const [first] = found;
       if (first === undefined) {
-        if (!ignoreMissing) refused.push(`${text} not_found`);
+        if (this.namesOf(text).length > 0) refused.push(`${text} ambiguous`);
+        else if (!ignoreMissing) refused.push(`${text} not_found`);
       } else if (found.length > 1) {
         refused.push(`${text} ambiguous`);
       } else if (!(typeof first !== "string" && dropped.includes(first))) {
