@@ -1,9 +1,9 @@
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
-import { asCatalogueError, BatchSize, type writeTransaction } from "../db/write.ts";
+import { BatchSize, type writeTransaction } from "../db/write.ts";
 import { asLarderError, LarderError, namingPath } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
-import { openOrCreate, withLarder } from "../larder.ts";
+import { type Larder, openOrCreate, withLarder } from "../larder.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { type Entry, metadataFor, type Persisted, persistEach } from "../ops/persist.ts";
@@ -71,21 +71,12 @@ async function persistNamed(home: Home, references: string[], shared: ImageMetad
     parseReference(reference);
     return { reference, metadata: shared ?? metadataFor(home, reference) };
   });
-  if (entries.length === 0) return { done: [], failed };
-  try {
-    const outcome = split(await withLarder(openOrCreate(home), (larder) => persistEach(larder, entries)));
-    return { done: outcome.done, failed: [...failed, ...outcome.failed] };
-  } catch (error) {
-    return { done: [], failed: [...failed, asLarderError(error)] };
-  }
-}
-
-function split(outcomes: (Persisted | LarderError)[]): Outcome {
-  const isFailed = (outcome: Persisted | LarderError): outcome is LarderError => outcome instanceof LarderError;
-  return {
-    done: outcomes.filter((outcome): outcome is Persisted => !isFailed(outcome)),
-    failed: outcomes.filter(isFailed),
-  };
+  const outcome: Outcome = { done: [], failed };
+  if (entries.length === 0) return outcome;
+  await recordInto(outcome, home, (larder) => {
+    for (const [{ reference }, each] of persistEach(larder, entries)) add(outcome, each, JSON.stringify(reference));
+  });
+  return outcome;
 }
 
 /** Persists JSON lines, a few hundred in a transaction; a bad line is named by its number and skipped. */
@@ -96,33 +87,45 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   const first = await batches.next();
   if (first.done) return outcome;
   const bar = progressBar("persisted");
-  await withLarder(openOrCreate(home), async (larder) => {
-    try {
-      for (let batch: IteratorResult<Entry[]> = first; !batch.done; batch = await batches.next()) {
-        const timed: typeof writeTransaction = (db, change) => size.run(db, batch.value.length, change);
-        const { done, failed } = split(persistEach(larder, batch.value, timed));
-        outcome.done.push(...done);
-        outcome.failed.push(...failed);
-        bar.show(outcome.done.length);
-      }
-    } catch (error) {
-      // What was committed before is on record, and is to be reported.
-      outcome.failed.push(asLarderError(asCatalogueError(home.database, error)));
+  await recordInto(outcome, home, async (larder) => {
+    for (let batch: IteratorResult<Line[]> = first; !batch.done; batch = await batches.next()) {
+      const timed: typeof writeTransaction = (db, change) => size.run(db, batch.value.length, change);
+      for (const [{ line }, each] of persistEach(larder, batch.value, timed)) add(outcome, each, `line ${line}`);
+      bar.show(outcome.done.length);
     }
   }).finally(bar.end);
   return outcome;
+}
+
+function add({ done, failed }: Outcome, each: Persisted | LarderError, where: string): void {
+  if (each instanceof LarderError) failed.push(new LarderError(each.code, `${where}: ${each.message}`, each));
+  else done.push(each);
+}
+
+// What was committed before a failure is on record, and is to be reported.
+async function recordInto(
+  { failed }: Outcome,
+  home: Home,
+  work: (larder: Larder) => void | Promise<void>,
+): Promise<void> {
+  const larder = openOrCreate(home);
+  await withLarder(larder, work).catch((error) => failed.push(asLarderError(error)));
+}
+
+interface Line extends Entry {
+  line: number;
 }
 
 async function* readBatches(
   path: string,
   failed: LarderError[],
   batches: { size: number },
-): AsyncGenerator<Entry[], void> {
-  let entries: Entry[] = [];
+): AsyncGenerator<Line[], void> {
+  let entries: Line[] = [];
   for await (const [number, line] of readLines(path)) {
     try {
       const text = decode(line, `line ${number}`);
-      if (text.trim() !== "") entries.push(parseBatchLine(text, `line ${number}`));
+      if (text.trim() !== "") entries.push({ ...parseBatchLine(text, `line ${number}`), line: number });
     } catch (error) {
       failed.push(asLarderError(error));
     }

@@ -88,7 +88,8 @@ export default defineCommand({
         throw error;
       });
     // Who looks at a terminal has them in the table.
-    if (flags["log-format"] !== undefined || format !== "table" || !isTerminal(1)) log();
+    const isSeen = format === "table" && isTerminal(1) && isTerminal(2);
+    if (flags["log-format"] !== undefined || !isSeen) log();
     await emit(format, report, () => renderReport(report));
     interruption.explain(FILES_LEFT);
     return interruption.exitCode ?? sayOutcome(report);

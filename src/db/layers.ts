@@ -102,9 +102,9 @@ export function upsertLayer(
 
 /**
  * Makes a manifest's layers exactly `layerIds`, bottom to top; junction rows that say so already keep their ids. Returns
- * whether it had a layer that it now has no more.
+ * the diff IDs that it had and now has no more; a row that is gone, or that names no layer, is none.
  */
-export function setJunctions(db: Database, manifestId: number, layerIds: number[]): boolean {
+export function setJunctions(db: Database, manifestId: number, layerIds: number[]): string[] {
   const stored = db
     .query<{ layer_id: bigint; position: bigint }, [number]>(
       `SELECT layer_id, position
@@ -116,7 +116,7 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
   const same =
     stored.length === layerIds.length &&
     stored.every((row, i) => Number(row.position) === i && Number(row.layer_id) === layerIds[i]);
-  if (same) return false;
+  if (same) return [];
   if (stored.length > 0) db.query("DELETE FROM manifest_layer WHERE manifest_id = ?").run(manifestId);
   db.query(
     `INSERT INTO manifest_layer (manifest_id, layer_id, position)
@@ -124,7 +124,20 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
      FROM json_each(?)
      ORDER BY key`,
   ).run(manifestId, JSON.stringify(layerIds));
-  return stored.some(({ layer_id }) => !layerIds.includes(Number(layer_id)));
+  const lost = stored.filter(({ layer_id }) => !layerIds.includes(Number(layer_id)));
+  return lost.length === 0
+    ? []
+    : diffIdsOf(
+        db,
+        lost.map(({ layer_id }) => layer_id),
+      ).filter(isDigest);
+}
+
+function diffIdsOf(db: Database, ids: bigint[]): unknown[] {
+  return db
+    .query<{ diff_id: unknown }, [string]>("SELECT diff_id FROM layer WHERE id IN (SELECT value FROM json_each(?))")
+    .all(`[${ids}]`)
+    .map(({ diff_id }) => diff_id);
 }
 
 /** A layer row that is to go. */

@@ -99,7 +99,7 @@ export function planCollection(
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
   const own = filesOf(larder.cache, rows, strayRefs, stock);
   const files = inSweepOrder([...own.targets, ...others.targets]);
-  const { targets, later, skipped } = foreseeSoon(larder, files, options.grace);
+  const { targets, later, skipped } = foreseeSoon(larder, files, rows.manifests, options.grace);
   const plan: CollectionPlan = {
     ...rows,
     targets,

@@ -64,20 +64,23 @@ export function persist(larder: Larder, entries: Entry[], transaction = writeTra
   return persisted;
 }
 
-/** The same, but one image that is refused does not keep the others off the record: gives what became of each. */
-export function persistEach(
+/**
+ * The same, but one image that is refused does not keep the others off the record: gives what became of each, in their
+ * order, and each before the next is tried.
+ */
+export function* persistEach<E extends Entry>(
   larder: Larder,
-  entries: Entry[],
+  entries: E[],
   transaction = writeTransaction,
-): (Persisted | LarderError)[] {
+): Generator<[entry: E, outcome: Persisted | LarderError]> {
   try {
-    return persist(larder, entries, transaction);
+    const persisted = persist(larder, entries, transaction);
+    yield* entries.map((entry, i): [E, Persisted] => [entry, persisted[i]!]);
   } catch (error) {
     if (!isInvalid(error)) throw error;
-    const [{ reference }, ...others] = entries as [Entry, ...Entry[]];
-    if (others.length === 0)
-      return [new LarderError("invalid", `${JSON.stringify(reference)}: ${error.message}`, error)];
-    return entries.flatMap((entry) => persistEach(larder, [entry]));
+    const [entry, ...others] = entries as [E, ...E[]];
+    if (others.length === 0) yield [entry, error];
+    else for (const each of entries) yield* persistEach(larder, [each]);
   }
 }
 
@@ -102,8 +105,8 @@ function unsynced(db: Database, write: () => void): void {
 
 /**
  * Writes an image's rows inside the caller's transaction, and returns its manifest's row id. `sizes` are the lengths
- * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`, and then it throws `invalid` where
- * one that it has on record would be lost: gc would take the file, be the image in use. A manifest
+ * of its artifacts in bytes, by diff ID; its layers count as used `now` if `isUse`. Throws `invalid` where a layer that it
+ * has on record would be lost: gc would take the file, be the image in use. A manifest
  * row that has to be made gets `newId`, if that is given. `layerIds` are the layers that the same transaction has put
  * on record, and it adds to them: images of one base share most of theirs.
  */
@@ -128,15 +131,15 @@ export function recordImage(
     if (layerIds.has(layer.diff_id)) continue;
     layerIds.set(layer.diff_id, upsertLayer(db, layer, sizes.get(layer.diff_id), now, isUse));
   }
-  const isLost = setJunctions(
+  const [lost] = setJunctions(
     db,
     manifestId,
     layers.map(({ diff_id }) => layerIds.get(diff_id)!),
   );
-  if (isLost && isUse)
+  if (lost !== undefined)
     throw new LarderError(
       "invalid",
-      `cannot persist ${metadata.manifest_digest}: it has a layer on record that its metadata lacks, and a digest stands for one image (where the record is wrong, remove it first)`,
+      `cannot put ${metadata.manifest_digest} on record anew: this metadata lacks its layer ${lost}, and a digest stands for one image (where the record is wrong, remove it first)`,
     );
   return manifestId;
 }

@@ -68,7 +68,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     obstacles = findObstacles(larder, planned.canonicals, options.grace);
     if (obstacles.size > 0) planned = readTransaction(db, decide);
     const found = findFiles(larder, planned);
-    const { targets, skipped } = foreseeSoon(larder, found.targets, options.grace);
+    const { targets, skipped } = foreseeSoon(larder, found.targets, planned.manifests, options.grace);
     return { ...reportRows(planned), ...reportPlanned(larder, targets, [...found.skipped, ...skipped]) };
   }
   // Measured by each look, before the rows go: what msb renames into its place from here on is not what was planned, and

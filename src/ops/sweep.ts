@@ -78,17 +78,21 @@ function openForSweep({ home }: Larder, isFirstStep = false): Database | undefin
 
 /**
  * Which of these files a sweep at this moment would leave although no row wants them, as far as a plan can know it: a
- * metadata file written just now, and not among them, names them, and rows may be about to follow.
+ * metadata file written just now, and not among them, names them, and rows may be about to follow. `leaving` are the digests
+ * of the manifests that go.
  */
 export function foreseeSoon(
   { db, cache, now }: Larder,
   files: Target[],
+  leaving: string[],
   grace: number,
 ): { targets: Target[]; later: Target[]; skipped: Skipped[] } {
   if (!files.some(({ kind }) => SPOKEN_FOR[kind])) return { targets: files, later: [], skipped: [] };
   using young = new YoungMetadataFiles(cache, now, grace);
   const going = new Set(files.flatMap(({ kind, path }) => (kind === "metadata" ? basename(path) : [])));
-  const soon = young.read().filter(({ name, manifest }) => !going.has(name) && !hasManifest(db, manifest));
+  const gone = new Set(leaving);
+  const isRecorded = (manifest: Digest) => !gone.has(manifest) && hasManifest(db, manifest);
+  const soon = young.read().filter(({ name, manifest }) => !going.has(name) && !isRecorded(manifest));
   const named = new Set(soon.flatMap(({ manifest, layers }) => [manifest, ...layers]));
   const isNamed = ({ kind, digest }: Target) => SPOKEN_FOR[kind] !== undefined && named.has(digest!);
   const later = files.filter(isNamed);

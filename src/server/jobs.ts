@@ -18,8 +18,8 @@ export type Job =
 
 export interface Request {
   id: number;
-  /** When it was asked for, in milliseconds since 1970. */
-  asked: number;
+  /** When whoever asked has waited long enough for its turn, in milliseconds since 1970. */
+  until: number;
   home: Home;
   job: Job;
 }
@@ -31,7 +31,10 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** A worker thread and the jobs that it has; it is started with its first job, and again if it dies. */
+/**
+ * A worker thread and the jobs that it has; it is started with its first job, and again if it dies. A job that has waited
+ * for its turn longer than `patienceMs` is `busy`.
+ */
 export class JobRunner {
   private worker: Worker | undefined;
   private readonly waiting = new Map<number, Waiting>();
@@ -39,6 +42,7 @@ export class JobRunner {
 
   constructor(
     private readonly home: Home,
+    private readonly patienceMs = Number.POSITIVE_INFINITY,
     private readonly script = entry("server/worker"),
   ) {}
 
@@ -48,7 +52,7 @@ export class JobRunner {
     const id = ++this.lastId;
     return new Promise<T>((resolve, reject) => {
       this.waiting.set(id, { resolve: (result) => resolve(result as T), reject });
-      worker.postMessage({ id, asked: Date.now(), home: this.home, job } satisfies Request);
+      worker.postMessage({ id, until: Date.now() + this.patienceMs, home: this.home, job } satisfies Request);
     });
   }
 

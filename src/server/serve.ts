@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { BUSY_TIMEOUT_MS } from "../db/write.ts";
 import { asLarderError, isSystemError, LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { notify } from "../host/notify.ts";
@@ -112,7 +113,8 @@ class App {
     this.services = {
       home,
       catalogue: new WarmHome(home, (home) => openToRead(home, PATIENCE_MS)),
-      writer: new JobRunner(home),
+      // Each of many that wait for another process's lock would wait as long again as the one before it.
+      writer: new JobRunner(home, BUSY_TIMEOUT_MS),
       reader: new JobRunner(home),
       metrics: new Metrics(),
       build,

@@ -1,5 +1,5 @@
-import { BUSY_TIMEOUT_MS } from "../db/write.ts";
-import { LarderError, toFailure } from "../error.ts";
+import { asCatalogueError } from "../db/write.ts";
+import { asLarderError, LarderError, toFailure } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
 import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
@@ -45,9 +45,8 @@ self.onmessage = async ({ data }: MessageEvent<Request | "stop">) => {
 
 const stopped = () => isStopping;
 
-async function run({ home, job, asked }: Request): Promise<unknown> {
-  // Each of many that wait for another process's lock would wait as long again as the one before it.
-  if (Date.now() - asked > BUSY_TIMEOUT_MS) throw new LarderError("busy", "others are at work; try again");
+async function run({ home, job, until }: Request): Promise<unknown> {
+  if (Date.now() > until) throw new LarderError("busy", "others are at work; try again");
   if (job.kind === "persist") return persistOne(home, job.reference, job.metadata);
   if (job.kind === "batch") return persistBatch(home, job.lines);
   if (job.kind === "examine") return examine(home, { ...job.options, stopped });
@@ -101,11 +100,22 @@ async function persistBatch(home: Home, lines: string): Promise<unknown> {
   }
   if (entries.length === 0) return { persisted: [], refused };
   const persisted: Persisted[] = [];
-  const outcomes = await withLarder(openOrCreate(home), (larder) => persistEach(larder, entries));
-  for (const [i, outcome] of outcomes.entries()) {
-    const { line } = entries[i]!;
-    if (outcome instanceof LarderError) refused.push({ line, message: `line ${line}: ${outcome.message}` });
-    else persisted.push(outcome);
-  }
-  return { persisted, refused };
+  let tried = 0;
+  const refuse = (line: number, { message }: LarderError) =>
+    refused.push({ line, message: `line ${line}: ${message}` });
+  await withLarder(openOrCreate(home), (larder) => {
+    try {
+      for (const [{ line }, outcome] of persistEach(larder, entries)) {
+        tried++;
+        if (outcome instanceof LarderError) refuse(line, outcome);
+        else persisted.push(outcome);
+      }
+    } catch (error) {
+      if (persisted.length === 0) throw error;
+      // What was committed before is on record, and is to be told.
+      const failure = asLarderError(asCatalogueError(home.database, error));
+      for (const { line } of entries.slice(tried)) refuse(line, failure);
+    }
+  });
+  return { persisted, refused: refused.sort((a, b) => a.line - b.line) };
 }

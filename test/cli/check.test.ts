@@ -402,6 +402,21 @@ describe("larder check --repair", () => {
       "gc leaves it until it can be told what is in use",
     ],
     [
+      "the row of a layer is lost",
+      (home) => home.sql(`DELETE FROM layer WHERE diff_id = '${OWN}'`),
+      "gc leaves it while an image lacks a layer on record",
+    ],
+    [
+      "a diff ID is no digest",
+      (home) => home.sql(`UPDATE layer SET diff_id = 'junk' WHERE diff_id = '${OWN}'`),
+      "gc leaves it while an image lacks a layer on record",
+    ],
+    [
+      "msb would wipe the catalogue",
+      (home) => home.sql("DELETE FROM seaql_migrations"),
+      "gc leaves it until the migration history is there",
+    ],
+    [
       "it is a folder",
       (home) => {
         rmSync(home.layer(NOWHERE));
@@ -419,6 +434,20 @@ describe("larder check --repair", () => {
     expect(stray.advice).toBe(advice);
     await larder(home.path, "gc", "--grace", "0s");
     expect(existsSync(home.layer(NOWHERE))).toBe(!advice.startsWith("larder gc takes it"));
+  });
+
+  test("promises nothing of an untagged image while metadata names one that is not on record", async () => {
+    using home = sound.copy();
+    home.sql("DELETE FROM image_ref WHERE reference = 'two:1'");
+    rmSync(home.metadata("docker.io/library/two:1"));
+    const metadata = readFileSync(home.metadata("docker.io/library/one:1"), "utf8");
+    writeFileSync(home.metadata("docker.io/library/one:1"), metadata.replace(ONE, NOWHERE));
+    home.age();
+    const { problems } = await larderJson(home.path, ["check"], 5);
+    expect(problems.find(({ code }: Described) => code === "untagged-manifest").advice).toBe(
+      "gc leaves it until the catalogue accounts for its cache",
+    );
+    expect((await larder(home.path, "gc")).code).toBe(5);
   });
 
   test("promises nothing of the layers that a catalogue without images has left", async () => {

@@ -154,6 +154,31 @@ describe("the end of a terminal", () => {
   });
 });
 
+describe("Interruption", () => {
+  const cases: [signals: string[], code: number | null, killed: boolean][] = [
+    [[], null, false],
+    [["SIGHUP"], 129, false],
+    [["SIGHUP", "SIGHUP"], 129, false],
+    [["SIGTERM", "SIGHUP"], 143, false],
+    [["SIGHUP", "SIGTERM"], 143, false],
+    [["SIGHUP", "SIGTERM", "SIGINT"], 130, true],
+    [["SIGINT", "SIGINT"], 130, true],
+  ];
+
+  test.each(cases)("that hears %j", async (signals, code, killed) => {
+    const script = `
+      const { Interruption } = await import(${JSON.stringify(import.meta.resolve("../../src/cli/interruption.ts"))});
+      const interruption = new Interruption();
+      let killed = false;
+      process.kill = () => { killed = true; };
+      for (const signal of ${JSON.stringify(signals)}) process.emit(signal, signal);
+      console.log(JSON.stringify([interruption.exitCode ?? null, killed]));
+      process.exit();`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "inherit" });
+    expect(await child.stdout.json()).toEqual([code, killed]);
+  });
+});
+
 describe("a second signal", () => {
   test("ends larder at once", async () => {
     const { store, work } = await makeStore();

@@ -458,20 +458,21 @@ describe("persist", () => {
 describe("persist of an image on record, by metadata that lacks a layer", () => {
   const layers = [1, 2].map((i) => ({ blob: digest(0x10 + i), diff: digest(0x20 + i) }));
   const whole = metadata({ layers });
-  const refusal = `cannot persist ${digest(1)}: it has a layer on record that its metadata lacks`;
+  const refusal = (lost: string) =>
+    `cannot put ${digest(1)} on record anew: this metadata lacks its layer ${lost}, and a digest stands for one image (where the record is wrong, remove it first)`;
 
   test.each([
-    ["one", [layers[0]!]],
-    ["all", []],
-    ["another", [layers[0]!, { blob: digest(0x13), diff: digest(0x23) }]],
-  ])("is refused, and changes nothing: %s", async (_, fewer) => {
+    ["one", [layers[0]!], layers[1]!.diff],
+    ["all", [], layers[0]!.diff],
+    ["another", [layers[0]!, { blob: digest(0x13), diff: digest(0x23) }], layers[1]!.diff],
+  ])("is refused, and changes nothing: %s", async (_, fewer, lost) => {
     using folder = new TemporaryFolder();
     await persist(folder.path, whole, "app:1");
     const before = dump(folder.path);
     const args = ["persist", "app:2", "--metadata", "-", "--home", folder.path];
     const { code, stdout, stderr } = await run(args, { stdin: metadata({ layers: fewer }) });
     expect([code, stdout]).toEqual([1, ""]);
-    expect(stderr).toStartWith(`larder: "app:2": ${refusal}`);
+    expect(stderr).toBe(`larder: "app:2": ${refusal(lost)}\n`);
     expect(dump(folder.path)).toEqual(before);
   });
 
@@ -482,10 +483,46 @@ describe("persist of an image on record, by metadata that lacks a layer", () => 
     const { code, stdout, stderr } = await batch(folder.path, lines.join("\n"));
     expect(code).toBe(1);
     expect(stdout.match(/persisted {2}\S+/g)).toEqual(["persisted  app:1", "persisted  other:1"]);
-    expect(stderr).toBe(
-      `larder: "app:2": ${refusal}, and a digest stands for one image (where the record is wrong, remove it first)\n`,
-    );
+    expect(stderr).toBe(`larder: line 2: ${refusal(layers[0]!.diff)}\n`);
     expect(references(folder.path)).toEqual(["app:1", "other:1"]);
+  });
+
+  test("and a batch that ends in a failure after it, tell all of what became of each", async () => {
+    using folder = new TemporaryFolder();
+    await persist(folder.path, whole, "app:1");
+    {
+      using catalogue = Catalogue.open(folder.path);
+      const never = "BEFORE INSERT ON image_ref WHEN NEW.reference = 'last:1'";
+      catalogue.db.run(`CREATE TRIGGER never ${never} BEGIN SELECT raise(ABORT, 'never'); END`);
+    }
+    const other = metadata({ manifest: digest(9), config: digest(8), layers });
+    const lines = [line("other:1", other), line("app:2", metadata({ layers: [] })), line("last:1", other)];
+    const { code, stdout, stderr } = await batch(folder.path, lines.join("\n"));
+    expect(code).toBe(1);
+    expect(stdout).toStartWith("persisted  other:1  ");
+    expect(stderr.trimEnd().split("\n")).toEqual([
+      `larder: line 2: ${refusal(layers[0]!.diff)}`,
+      expect.stringContaining("never"),
+    ]);
+    expect(references(folder.path)).toEqual(["app:1", "other:1"]);
+  });
+
+  test.each([
+    ["is gone", `DELETE FROM layer WHERE diff_id = '${layers[0]!.diff}'`],
+    ["has no digest", `UPDATE layer SET diff_id = 'junk' WHERE diff_id = '${layers[0]!.diff}'`],
+  ])("is no loss of a row that %s: the whole metadata mends it", async (_, damage) => {
+    using folder = new TemporaryFolder();
+    await persist(folder.path, whole, "app:1");
+    {
+      using catalogue = Catalogue.open(folder.path);
+      catalogue.db.run("PRAGMA foreign_keys = OFF");
+      catalogue.db.run(damage);
+    }
+    await persist(folder.path, whole, "app:1");
+    using catalogue = Catalogue.open(folder.path);
+    const diffIds =
+      "SELECT l.diff_id AS id FROM manifest_layer AS j JOIN layer AS l ON l.id = j.layer_id ORDER BY position";
+    expect(catalogue.rows(diffIds)).toEqual(layers.map(({ diff }) => ({ id: diff })));
   });
 
   test("may bring more", async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
@@ -364,15 +364,18 @@ describe("larder prune: plan and application", () => {
 
   test("logs no eviction where its table is shown on a terminal, unless a log is asked for", async () => {
     using store = new Store();
-    for (const [flags, logged] of [
-      [[], false],
-      [["--log-format", "text"], true],
-      [["--format", "json"], true],
+    const log = join(store.home, "log");
+    for (const [flags, wiring, isLogged] of [
+      [[], "", false],
+      [[], `2>${log}`, true],
+      [["--log-format", "text"], "", true],
+      [["--format", "json"], "", true],
     ] as const) {
       store.image({ names: ["acme/a:1"] });
-      const { screen } = await onTerminal(["prune", "--unused", "--home", store.home, ...flags]);
+      const { screen } = await onTerminal(["prune", "--unused", "--home", store.home, ...flags], { wiring });
       expect(screen).toContain("acme/a:1");
-      expect(/^evicted acme\/a:1 sha256:/m.test(screen)).toBe(logged);
+      const said = wiring === "" ? screen : readFileSync(log, "utf8");
+      expect(/^evicted acme\/a:1 sha256:/m.test(said)).toBe(isLogged);
     }
   });
 

@@ -407,6 +407,14 @@ describe("larder remove", () => {
     expect(await larderJson(store.path, ["rm", TWO])).toEqual({ ...plan, dry_run: false });
   });
 
+  test("foresees with --dry-run that another name of the image is coming", async () => {
+    using store = await makeShelf();
+    store.write(at.metadata("docker.io/library/coming:1"), JSON.stringify(metadataOf("two", ["own"])), YOUNG);
+    const plan = await larderJson(store.path, ["rm", TWO, "-n"]);
+    expect(pathsOf(store, plan.files)).toEqual([at.metadata(TWO)]);
+    expect(await larderJson(store.path, ["rm", TWO])).toEqual({ ...plan, dry_run: false });
+  });
+
   test("says in words what --dry-run would do", async () => {
     using store = await makeShelf();
     const { stdout } = await larder(store.path, "rm", "-n", TWO);

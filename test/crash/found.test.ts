@@ -7,7 +7,7 @@ import { load } from "../interop/msb.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { PATIENCE, REFUSAL } from "./bench.ts";
 import { fail } from "./injection.ts";
-import { DIGESTS, metadataName, Stand } from "./scenario.ts";
+import { DIGESTS, metadataName, SOUND_LAYER, Stand } from "./scenario.ts";
 
 // Bugs that the bench found, each as small as it can be shown.
 
@@ -93,6 +93,7 @@ describe.skipIf(REFUSAL !== undefined)(`a call that fails${TRACED}`, () => {
   test.each([
     ["pread64", `fsmeta/${stem(DIGESTS.one)}.erofs`],
     ["read", `vmdk/${stem(DIGESTS.one)}.vmdk`],
+    ["openat", `layers/${stem(SOUND_LAYER)}.erofs`],
     ["openat", `manifests/${metadataName("nobody:1")}`],
   ])("in %s of %s is one problem among those that check names", async (call, file) => {
     using stand = await Stand.build();
@@ -111,6 +112,30 @@ describe.skipIf(REFUSAL !== undefined)(`a call that fails${TRACED}`, () => {
     expect(messages).toContain(
       `cannot ${call === "openat" ? "open" : "read"} "${path}": the device reported an input/output error`,
     );
+  });
+
+  test("on a flat ref hides no other problem, and lets no repair say that it mended what it could not see", async () => {
+    using stand = await Stand.build();
+    const path = join(stand.home, "cache", "flat", "refs", `${stem(DIGESTS.mover)}.json`);
+    let fresh = 0;
+    for (const count of [1, 2, 3, 4, 5, 6]) {
+      stand.reset("store");
+      writeFileSync(path, "{");
+      using db = new Database(join(stand.home, "db", "msb.db"));
+      db.run("UPDATE manifest SET layer_count = 9");
+      const { stdout } = await fail(
+        stand,
+        ["check", "--repair", "--grace", "0s"],
+        { call: "openat", path, count },
+        "EIO",
+      );
+      const problems: { code: string; repair: string | null }[] = JSON.parse(stdout).problems;
+      const codes = problems.map(({ code }) => code);
+      expect(codes).toContain("layer-count-mismatch");
+      expect(problems.filter(({ code, repair }) => code === "flat-ref-unreadable" && repair === "done")).toEqual([]);
+      if (codes.includes("flat-ref-unreadable") && codes.includes("file-unreadable")) fresh++;
+    }
+    expect(fresh).toBeGreaterThan(0);
   });
 
   test("names the database in what a repair could not mend", async () => {

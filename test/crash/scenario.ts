@@ -42,6 +42,8 @@ const diffId = (name: keyof typeof IMAGES, position: number) => build(IMAGES[nam
 
 /** The layer of `broken` that a repair throws away, since msb would reject it. */
 export const BROKEN_LAYER = diffId("broken", 1);
+/** A layer of `one` alone, whose artifact is sound. */
+export const SOUND_LAYER = diffId("one", 1);
 /** The image whose disk names an old place. */
 export const MISLOCATED = DIGESTS.two;
 

@@ -808,6 +808,35 @@ describe("repair", () => {
     expect(home.files()).toEqual(before);
   });
 
+  test("keeps the blobs while one image's disk cannot be looked at and its flat ref names another's", async () => {
+    using home = sound.copy();
+    const FLAT = IMAGES.flat.manifest.digest;
+    changeText(home.flatRef(FLAT), (text) =>
+      text.replace(FLAT, NOWHERE).replace(/"artifact_digest":"[^"]*"/, `"artifact_digest":"${NOWHERE}"`),
+    );
+    writeFileSync(home.vmdk(FLAT), `RW 8 FLAT "/${"x".repeat(300)}" 0\n`);
+    home.age();
+    expect(codes(await look(home))).toEqual(["file-unreadable", "flat-ref-unreadable", "stray-file"]);
+    await mend(home);
+    expect(existsSync(home.flatBlobPath)).toBe(true);
+  });
+
+  test("takes no layer off the record, though the metadata lacks it", async () => {
+    using home = sound.copy();
+    changeText(home.metadata(KEY_OF_ONE), (text) => {
+      const { layers, ...rest } = JSON.parse(text);
+      return JSON.stringify({ ...rest, layers: layers.slice(0, 1) });
+    });
+    const before = home.rows();
+    const problems = await look(home);
+    expect(problems.some(({ mend }) => mend?.kind === "rebuild")).toBe(true);
+    const outcomes = await using(home, openToWrite, (larder) => repair(larder, problems, { grace: GRACE }));
+    expect([...outcomes.values()]).toContainEqual(
+      expect.objectContaining({ mended: false, reason: expect.stringContaining(`lacks its layer ${OWN}`) }),
+    );
+    expect(home.rows()).toEqual(before);
+  });
+
   test("makes no disk where there is none by now", async () => {
     using home = sound.copy();
     changeText(home.vmdk(ONE), (text) => text.replaceAll(home.cache, "/srv/old"));

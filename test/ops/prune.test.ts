@@ -228,6 +228,14 @@ describe("prune", () => {
     expect(report.skipped.map(({ path }) => path)).toContain(store.layerPath("b"));
   });
 
+  test("takes an image whose metadata file is of the future, which no load has just written", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    const tomorrow = Date.now() / 1000 + 86_400;
+    utimesSync(store.metadataPath("acme/a:1"), tomorrow, tomorrow);
+    expect((await pruneStore(store, { unused: true })).references).toEqual(["acme/a:1"]);
+  });
+
   test("keeps an image whose metadata file a running load may just have written", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], layers: { a: 4096 } });

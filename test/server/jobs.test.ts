@@ -24,16 +24,16 @@ describe("JobRunner", () => {
   test("gives up what has waited for others longer than for a lock", async () => {
     using store = await Store.make({ web: { references: ["web:1=docker.io/library/web:1"], layers: ["base"] } });
     const worker = new Worker(WORKER);
-    const ask = (id: number, asked: number) =>
-      worker.postMessage({ id, asked, home: resolveHome(store.path, {}), job: { kind: "df" } } satisfies Request);
+    const ask = (id: number, until: number) =>
+      worker.postMessage({ id, until, home: resolveHome(store.path, {}), job: { kind: "df" } } satisfies Request);
     const answers: Response[] = [];
     const both = new Promise<void>((resolve) => {
       worker.onmessage = ({ data }) => {
         if (answers.push(data) === 2) resolve();
       };
     });
-    ask(1, Date.now() - 6000);
-    ask(2, Date.now());
+    ask(1, Date.now() - 1);
+    ask(2, Number.POSITIVE_INFINITY);
     await both;
     worker.terminate();
     answers.sort((a, b) => a.id - b.id);
@@ -46,7 +46,7 @@ describe("JobRunner", () => {
     async (how) => {
       using folder = new TemporaryFolder();
       const home = { root: folder.path, cache: how } as Home;
-      const runner = new JobRunner(home, DYING);
+      const runner = new JobRunner(home, 60_000, DYING);
       const jobs = await Promise.allSettled([runner.run({ kind: "df" }), runner.run({ kind: "df" })]);
       expect(jobs.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
       for (const job of jobs) expect(String(job.status === "rejected" && job.reason)).toContain("the worker died");

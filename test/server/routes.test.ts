@@ -355,7 +355,7 @@ describe("a server that writes", () => {
       const answer = (await server.ask("POST", "/v1/images", { body, headers })).json();
       expect(answer.persisted.map(({ reference }: { reference: string }) => reference)).toEqual(["more:1"]);
       expect(answer.refused).toEqual([
-        { line: 2, message: expect.stringMatching(/^line 2: "web:2": cannot persist /) },
+        { line: 2, message: expect.stringMatching(/^line 2: cannot put sha256:\w+ on record anew/) },
       ]);
       const refused = await server.ask("PUT", "/v1/image?reference=web:2", { body: JSON.stringify(fewer) });
       expect([refused.status, refused.json().code]).toEqual([422, "invalid"]);

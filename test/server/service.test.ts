@@ -465,9 +465,9 @@ describe("a catalogue that changes under the server", () => {
   const canSwitch = process.getuid?.() === 0 && Bun.which("setpriv") !== null;
   const under = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"];
 
-  test.skipIf(!canSwitch)(
-    "can be written by a user who once might not, as soon as that is mended (needs root and setpriv)",
-    async () => {
+  test.skipIf(!canSwitch).each([[true], [false]])(
+    "can be written by a user who once might not, as soon as that is mended (needs root and setpriv; with a log: %p)",
+    async (hasLog) => {
       using folder = new TemporaryFolder();
       one(folder.path, "old:1");
       for (const path of [folder.path, join(folder.path, "run")]) {
@@ -477,7 +477,7 @@ describe("a catalogue that changes under the server", () => {
       }
       // With its log and the index of that, as another user's msb leaves it.
       using open = Catalogue.open(folder.path);
-      expect(open.rows("SELECT reference FROM image_ref")).toHaveLength(1);
+      if (hasLog) expect(open.rows("SELECT 1 FROM image_ref")).toHaveLength(1);
       const executable = join(folder.path, "larder");
       copyFileSync(EXECUTABLE, executable);
       await using server = await Server.start(folder.path, { args: ["--allow-writes"], under, executable });

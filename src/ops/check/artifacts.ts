@@ -15,6 +15,7 @@ import type { CacheFile, CachePaths } from "../../cache/paths.ts";
 import { listErofsSizes } from "../../db/layers.ts";
 import type { Pins } from "../../db/pins.ts";
 import { listUsage, type ManifestUsage } from "../../db/usage.ts";
+import { isSystemError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
 import { type Digest, isDigest } from "../../oci/digest.ts";
 import { type Problem, problem, withUnreadable } from "./problem.ts";
@@ -53,8 +54,7 @@ export function* checkArtifacts(
   }
   yield* withUnreadable("cache", checkSizes(larder, faulty));
   for (const manifest of pulled) {
-    const subject = manifest.names[0]?.reference ?? manifest.digest;
-    yield* withUnreadable(subject, checkManifestFiles(larder, manifest, subject, deep, pinned));
+    yield* checkManifestFiles(larder, manifest, deep, pinned);
     progress?.(++done, layers.size + pulled.length);
     yield undefined;
   }
@@ -122,22 +122,31 @@ function* checkSizes({ db, cache }: Larder, faulty: ReadonlySet<string>): Genera
 
 function* checkManifestFiles(
   larder: Larder,
-  { digest, layers }: ManifestUsage,
-  subject: string,
+  { digest, names, layers }: ManifestUsage,
   deep: boolean,
   pinned: ReadonlySet<string>,
 ): Generator<Problem> {
   const { cache } = larder;
+  const subject = names[0]?.reference ?? digest;
   const ref = cache.flatRef(digest as Digest);
-  const isFlat = measure(ref.path) !== undefined;
+  const isFlat = exists(ref);
   const fsmeta = cache.fsmeta(digest as Digest);
   // An image that was materialized flat needs no merged tree and no disk.
-  if (!isFlat || measure(fsmeta.path)) yield* checkErofs(fsmeta, subject, deep, pinned);
-  yield* checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat, pinned, [
-    fsmeta,
-    ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : [])),
-  ]);
-  if (isFlat) yield* checkFlat(larder, ref, subject, deep);
+  if (!isFlat || exists(fsmeta)) yield* withUnreadable(subject, checkErofs(fsmeta, subject, deep, pinned));
+  const parts = [fsmeta, ...layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId) : []))];
+  const disk = checkVmdk(larder, cache.vmdk(digest as Digest), subject, isFlat, pinned, parts);
+  yield* withUnreadable(subject, disk);
+  if (isFlat) yield* withUnreadable(subject, checkFlat(larder, ref, subject, deep));
+}
+
+// What cannot even be asked for is there for all that is known.
+function exists({ path }: CacheFile): boolean {
+  try {
+    return measure(path) !== undefined;
+  } catch (error) {
+    if (isSystemError(error)) return true;
+    throw error;
+  }
 }
 
 function* checkVmdk(

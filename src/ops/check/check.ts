@@ -1,4 +1,6 @@
-import { readFlatRef } from "../../cache/flat.ts";
+import { findLostLayer, findUnnamedLayer } from "../../db/integrity.ts";
+import { untaggedManifests } from "../../db/manifests.ts";
+import { type Pins, whyUnknown } from "../../db/pins.ts";
 import { readTransaction } from "../../db/write.ts";
 import { LarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
@@ -6,7 +8,7 @@ import { PinWatch } from "../pins.ts";
 import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
-import { type Problem, problem, refused, withUnreadable } from "./problem.ts";
+import { type Problem, type ProblemCode, problem, refused, withUnreadable } from "./problem.ts";
 import { checkRows } from "./rows.ts";
 import { checkStrays } from "./strays.ts";
 
@@ -30,9 +32,8 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
   const images = readTransaction(larder.db, () => [...checkRows(larder.db), ...checkImages(larder, deep)]);
   const artifacts = await gather(checkArtifacts(larder, pins, deep, progress), options);
   // Which blob such a ref means cannot be told: it may be any.
-  const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable");
-  const rebuilt = filesRebuilt(larder, images);
-  const strays = withUnreadable("cache", checkStrays(larder, pins, { grace, keepsBlobs, rebuilt }));
+  const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable" || code === "file-unreadable");
+  const strays = withUnreadable("cache", checkStrays(larder, pins, { grace, keepsBlobs, images }));
   const problems = new Map<string, Problem>();
   for (const each of [
     ...database,
@@ -46,17 +47,27 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
     if (!problems.has(identity)) problems.set(identity, each);
   }
   const isWritable = !database.some(({ code }) => code === "migrations-missing");
-  return advise([...problems.values()]).map(({ mend, ...rest }) => (mend && isWritable ? { ...rest, mend } : rest));
+  return advise(larder, pins, [...problems.values()]).map(({ mend, ...rest }) =>
+    mend && isWritable ? { ...rest, mend } : rest,
+  );
 }
 
 // Where gc refuses no advice says that it takes something; scratch it takes from an unaccounted cache, too.
-function advise(problems: Problem[]): Problem[] {
+function advise(larder: Larder, pins: Pins, problems: Problem[]): Problem[] {
   const codes = new Set(problems.map(({ code }) => code));
-  if (codes.has("pin-unreadable"))
-    return problems.map((each) => refused(each, "gc leaves it until it can be told what is in use"));
+  const why = whyRefused(larder, pins, codes);
+  if (why !== undefined) return problems.map((each) => refused(each, `gc leaves it ${why}`));
   if (!codes.has("catalogue-unaccounted")) return problems;
   const leaves = "gc leaves it until the catalogue accounts for its cache";
   return problems.map((each) => (each.code === "staging-stale" ? each : refused(each, leaves)));
+}
+
+function whyRefused({ db }: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>): string | undefined {
+  if (codes.has("migrations-missing")) return "until the migration history is there";
+  if (whyUnknown(pins) !== undefined) return "until it can be told what is in use";
+  const going = untaggedManifests(db).flatMap(({ id, digest }) => (pins.byDigest.has(digest) ? [] : id));
+  const isLayerLost = findLostLayer(db) !== undefined || findUnnamedLayer(db, going) !== undefined;
+  return isLayerLost ? "while an image lacks a layer on record" : undefined;
 }
 
 // How long the walk goes on before signals are heard.
@@ -79,26 +90,6 @@ async function gather(walk: Iterable<Problem | undefined>, { stopped }: CheckOpt
 /** What makes two problems of two checks the same. */
 export function identify({ code, subject, message }: Pick<Problem, "code" | "subject" | "message">): string {
   return JSON.stringify([code, subject, message]);
-}
-
-// The files of rows that are gone and can be rebuilt: no strays, whatever becomes of the rebuilding.
-function filesRebuilt({ cache }: Larder, problems: Problem[]): ReadonlySet<string> {
-  const files = new Set<string>();
-  for (const { mend } of problems) {
-    if (mend?.kind !== "rebuild") continue;
-    const { manifest_digest, layers } = mend.metadata;
-    const ref = cache.flatRef(manifest_digest);
-    const blob = readFlatRef(ref.path)?.artifact_digest;
-    for (const { path } of [
-      ref,
-      ...(blob ? [cache.flatBlob(blob)] : []),
-      cache.fsmeta(manifest_digest),
-      cache.vmdk(manifest_digest),
-      ...layers.map(({ diff_id }) => cache.layer(diff_id)),
-    ])
-      files.add(path);
-  }
-  return files;
 }
 
 /** The problem that a catalogue which cannot even be opened stands for; what is no damage is thrown on. */

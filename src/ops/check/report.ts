@@ -97,15 +97,18 @@ function describe(problems: Problem[], prospect: "possible" | "planned"): Findin
 // What counts in the end is what a second look finds: an artifact that was removed is missing until msb's next pull.
 function describeRepaired(before: Problem[], outcomes: Map<Problem, Outcome>, after: Problem[]): Findings {
   const still = new Set(after.map(identify));
+  const known = new Set(before.map(identify));
+  const fresh = after.filter((problem) => !known.has(identify(problem)));
+  // What the second look could not read, it cannot have found mended.
+  const isSure = !fresh.some(({ code }) => code === "file-unreadable");
   const described = before.map((problem): Described => {
     const { mend, ...rest } = problem;
     const remedy = remedyOf(mend);
-    if (!still.has(identify(problem))) return { ...rest, repair: "done", remedy, left: null };
     const outcome = outcomes.get(problem);
+    if (!still.has(identify(problem)) && (isSure || outcome?.mended))
+      return { ...rest, repair: "done", remedy, left: null };
     return { ...rest, repair: "left", remedy, left: outcome && !outcome.mended ? outcome.reason : problem.advice };
   });
-  const known = new Set(before.map(identify));
-  const fresh = after.filter((problem) => !known.has(identify(problem)));
   const [failure = null] = before.flatMap((problem) => {
     const outcome = outcomes.get(problem);
     return still.has(identify(problem)) && outcome?.mended === false ? (outcome.code ?? []) : [];

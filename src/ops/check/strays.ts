@@ -1,10 +1,12 @@
-import { measure } from "../../cache/file.ts";
+import { readFlatRef } from "../../cache/flat.ts";
 import { manifestNamedBy } from "../../cache/metadata.ts";
 import { FOLDERS } from "../../cache/paths.ts";
 import { unneededLayers } from "../../db/layers.ts";
+import { untaggedManifests } from "../../db/manifests.ts";
 import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
 import { isDigest } from "../../oci/digest.ts";
+import { filesOf } from "../doomed.ts";
 import { findStrays } from "../strays.ts";
 import { findPinnedUnrecorded, findUnrecorded } from "../unrecorded.ts";
 import { type Problem, problem, refused } from "./problem.ts";
@@ -14,8 +16,8 @@ interface StrayOptions {
   grace: number;
   /** Leave flat blobs alone: some image's may be among them. */
   keepsBlobs: boolean;
-  /** Files that will have their rows again. */
-  rebuilt: ReadonlySet<string>;
+  /** What is wrong with the rows: files whose rows can be rebuilt are no strays. */
+  images: Problem[];
 }
 
 /**
@@ -24,8 +26,9 @@ interface StrayOptions {
 export function* checkStrays(
   larder: Larder,
   pins: Pins,
-  { grace, keepsBlobs, rebuilt }: StrayOptions,
+  { grace, keepsBlobs, images }: StrayOptions,
 ): Generator<Problem> {
+  const rebuilt = filesRebuilt(larder, images);
   const strays = findStrays(larder, grace);
   const targets = strays.targets.filter(({ path }) => !rebuilt.has(path));
   // A folder that is a link is none: msb follows it.
@@ -34,9 +37,7 @@ export function* checkStrays(
   // One whose diff ID is no digest is named with the rows: gc leaves it.
   const orphans = unneededLayers(larder.db, []).flatMap(({ diffId }) => (isDigest(diffId) ? [diffId] : []));
   // While the catalogue does not account for its cache only scratch may go.
-  const isTouched =
-    targets.some(({ path }) => !larder.cache.isScratch(path)) ||
-    orphans.some((diffId) => measure(larder.cache.layer(diffId).path) !== undefined);
+  const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path)) || hasDoomedFiles(larder, pins, orphans);
   const unrecorded = isTouched ? (findPinnedUnrecorded(larder, pins) ?? findUnrecorded(larder, grace)) : undefined;
   const isAccounted = unrecorded === undefined;
   if (unrecorded !== undefined) yield problem("catalogue-unaccounted", "catalogue", unrecorded);
@@ -58,4 +59,31 @@ export function* checkStrays(
     yield young.has(path) ? found : refused(found, "gc leaves it while that is so");
   }
   for (const diffId of orphans) yield problem("layer-orphan", `layer ${diffId}`, "no manifest has it");
+}
+
+// Whether gc would take files of rows, too: those of orphan layers, or of untagged images.
+function hasDoomedFiles({ cache, db }: Larder, { byDigest }: Pins, orphans: string[]): boolean {
+  const untagged = untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest));
+  const doomed = { canonicals: [], manifests: untagged.map(({ digest }) => digest), layers: orphans };
+  return filesOf(cache, doomed).targets.length > 0;
+}
+
+// The files of rows that are gone and can be rebuilt: no strays, whatever becomes of the rebuilding.
+function filesRebuilt({ cache }: Larder, problems: Problem[]): ReadonlySet<string> {
+  const files = new Set<string>();
+  for (const { mend } of problems) {
+    if (mend?.kind !== "rebuild") continue;
+    const { manifest_digest, layers } = mend.metadata;
+    const ref = cache.flatRef(manifest_digest);
+    const blob = readFlatRef(ref.path)?.artifact_digest;
+    for (const { path } of [
+      ref,
+      ...(blob ? [cache.flatBlob(blob)] : []),
+      cache.fsmeta(manifest_digest),
+      cache.vmdk(manifest_digest),
+      ...layers.map(({ diff_id }) => cache.layer(diff_id)),
+    ])
+      files.add(path);
+  }
+  return files;
 }
