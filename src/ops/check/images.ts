@@ -110,10 +110,10 @@ function* checkRaw(reference: string, metadata: ImageMetadata, manifest: string,
 function* checkManifest(larder: Larder, row: ImageRow, metadata: ImageMetadata | undefined): Generator<Problem> {
   const { manifestId, digest } = row;
   const subject = row.reference ?? digest ?? `manifest row ${manifestId}`;
-  const mend = rebuildBy(row, metadata);
+  const layers = listLayers(larder.db, manifestId!);
+  const mend = lacksLayer(metadata, layers) ? undefined : rebuildBy(row, metadata);
   if (digest !== null && !isDigest(digest))
     yield problem("digest-invalid", subject, `${JSON.stringify(digest.slice(0, 100))} is not a digest`);
-  const layers = listLayers(larder.db, manifestId!);
   yield* checkLayers(row, layers, metadata, subject, mend);
   const config = findConfig(larder.db, manifestId!);
   if (!config) yield problem("config-missing", subject, "its manifest has no config row", mend);
@@ -193,6 +193,12 @@ function rebuildBy({ reference, manifestId, digest }: ImageRow, metadata: ImageM
   // A manifest row whose digest cannot be read may be any image's.
   const isKnown = manifestId === null || digest !== null;
   return reference !== null && metadata && isKnown ? { kind: "rebuild", reference, metadata } : undefined;
+}
+
+// A rebuild by such metadata would take a layer off the record that the image may need.
+function lacksLayer(metadata: ImageMetadata | undefined, recorded: LayerRow[]): boolean {
+  const named = new Set<unknown>(metadata?.layers.map(({ diff_id }) => diff_id));
+  return recorded.some(({ diffId }) => isDigest(diffId) && !named.has(diffId));
 }
 
 function writePlatform({ os, architecture, variant }: Pick<ImageRow, "os" | "architecture" | "variant">): string {
