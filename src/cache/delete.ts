@@ -1,4 +1,4 @@
-import { rmSync, type Stats } from "node:fs";
+import { closeSync, constants, fsyncSync, openSync, rmSync, type Stats } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
 import { keepListAtHand } from "../host/held.ts";
@@ -102,6 +102,15 @@ export function isTarget(made: Target | Skipped): made is Target {
  */
 export async function deleteGuarded(targets: Target[], guard: Guard): Promise<DeleteReport> {
   const report: DeleteReport = { deleted: [], skipped: [], failed: [] };
+  const cramped: Target[] = [];
+  await deleteInTurn(targets, guard, report, cramped);
+  // A file that msb never locked needs a lock file first, which a full disk has room for once others have gone.
+  await deleteInTurn(cramped, guard, report);
+  return report;
+}
+
+/** `cramped` is given what there was no room for; without it that is a failure. */
+async function deleteInTurn(targets: Target[], guard: Guard, report: DeleteReport, cramped?: Target[]): Promise<void> {
   await using unlinker = new Unlinker(guard.cache.root);
   let patience = PATIENCE_MS;
   let work: RunningWork | undefined;
@@ -122,7 +131,7 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
         if (performance.now() - asked > FRESH_MS || !seen!.isFresh()) seen = undefined;
         // Where others write all the time the lock is never had soon: better one long transaction than none.
         if (!seen && ++late >= 3) seen = new RunningWork(guard);
-        if (seen) next = deleteBatch(targets, next, seen, guard, unlinker, report);
+        if (seen) next = deleteBatch(targets, next, seen, guard, unlinker, report, cramped);
       });
     } catch (error) {
       // What was done is done, and what is left of the files is for the next gc: no failure of what was asked.
@@ -133,11 +142,26 @@ export async function deleteGuarded(targets: Target[], guard: Guard): Promise<De
     }
     if (seen) late = 0;
     work = seen;
+    const [last, following] = targets.slice(next - 1, next + 1);
+    if (seen && last && isMetadata(last) && !(following && isMetadata(following)))
+      syncFolder(guard.cache.folder("manifests"));
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);
     await unlinker.room();
   }
-  return report;
+}
+
+// So that a power cut brings no metadata file back whose rows are gone: the next gc would take the catalogue for lost. What
+// cannot be synced is as good as a file system does it.
+function syncFolder(path: string): void {
+  try {
+    const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+    try {
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+  } catch {}
 }
 
 // Once rows have gone, a metadata file that stayed behind without them would make the next gc take the catalogue for
@@ -157,6 +181,7 @@ function deleteBatch(
   guard: Guard,
   unlinker: Unlinker,
   report: DeleteReport,
+  cramped?: Target[],
 ): number {
   const deadline = performance.now() + BATCH_MS;
   const isOfMetadata = isMetadata(targets[first]!);
@@ -175,7 +200,8 @@ function deleteBatch(
       if (typeof done === "number") report.deleted.push({ kind: file.kind, path: file.path, bytes: done });
       else report.skipped.push(skip(file, done));
     } catch (error) {
-      report.failed.push(skip(file, asLarderError(error).message));
+      if (cramped && (isErrno(error, "ENOSPC") || isErrno(error, "EDQUOT"))) cramped.push(file);
+      else report.failed.push(skip(file, asLarderError(error).message));
     }
   }
   return next;

@@ -1,4 +1,4 @@
-import { statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isLocked } from "../host/flock.ts";
 import { namesHeldBeside } from "../host/held.ts";
@@ -43,7 +43,18 @@ export function findRunningScratch(cache: CachePaths, now: number, grace: number
     if (!isWorkScratch(name)) continue;
     const path = join(cache.folder("tmp"), name);
     const stat = measure(path);
-    if (stat && now - stat.mtimeMs < grace) return path;
+    if (stat && (now - stat.mtimeMs < grace || isOfLivingMsb(name))) return path;
   }
   return undefined;
+}
+
+// A load has its process ID in the names of its scratch (interop §3). Where that lives it is at work, however old the file
+// is; of a process in another container nothing but the age is known.
+function isOfLivingMsb(name: string): boolean {
+  const [, pid] = /^load-\d+-(\d+)-/.exec(name) ?? [];
+  try {
+    return pid !== undefined && readFileSync(`/proc/${pid}/comm`, "latin1") === "msb\n";
+  } catch {
+    return false;
+  }
 }

@@ -13,8 +13,11 @@ const SHOWN = 5;
 /** Says on standard error which store was acted on, what was left for later, and what the system refused. */
 export function sayDisk(report: DiskReport): void {
   say(`database ${report.database}, cache ${report.cache}`);
-  for (const [reason, files] of Map.groupBy(report.failed, ({ reason }) => reason))
+  const failures = [...Map.groupBy(report.failed, ({ reason }) => reason)];
+  for (const [reason, files] of failures.slice(0, SHOWN))
     complain(files.length > 1 ? `${reason} (${count(files.length, "file")} left)` : reason);
+  if (failures.length > SHOWN)
+    complain(`${failures.length - SHOWN} more refusals of the system (--format json names them all)`);
   for (const { path, reason } of report.skipped.slice(0, SHOWN)) say(`left ${path}: ${reason}`);
   if (report.skipped.length > SHOWN)
     say(`left ${count(report.skipped.length - SHOWN, "more file")} (--format json names them all)`);

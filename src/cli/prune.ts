@@ -160,7 +160,11 @@ function sayOutcome(report: PruneReport): number {
     return exitCode("unreachable");
   }
   const short = report.target ? shortOf(report.target) : 0;
-  if (short > 0)
+  if (short > 0 && report.target!.waits_for !== null)
+    complain(
+      `the target ${report.dry_run ? "would not be" : "was not"} reached: ${formatSize(short)} are missing (${short} bytes), and a pull or load is running ("${report.target!.waits_for}"): until it ends no image goes for a budget`,
+    );
+  else if (short > 0)
     complain(
       `the target ${report.dry_run ? "would not be" : "was not"} reached: ${formatSize(short)} are missing (${short} bytes), in files that ${report.dry_run ? "would be" : "were"} left`,
     );

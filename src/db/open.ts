@@ -208,10 +208,11 @@ function openReadOnly(path: string, patienceMs: number): Database {
   } catch (error) {
     db.close();
     // SQLite reads a WAL database through a -shm file, which it must be able to make. Without one, on a read-only file
-    // system, the main file alone can be read, and is all there is if the WAL is empty.
-    if (!isReadOnlyRefusal(error)) throw error;
+    // system or a full one, the main file alone can be read, and is all there is if the WAL is empty.
+    if (!isReadOnlyRefusal(error) && !isSpaceRefusal(error)) throw error;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     if (wal && wal.size > 0) {
+      if (!isReadOnlyRefusal(error)) throw error;
       throw new LarderError(
         "failed",
         `cannot read the database "${path}": its newest changes are in "${path}-wal", and SQLite must be able to write "${path}-shm" to read them (remount the file system writable, or copy the folder "${dirname(path)}" to a writable place and name that home with --home)`,
@@ -230,8 +231,16 @@ function openImage(path: string): Database {
 }
 
 function isReadOnlyRefusal(error: unknown): boolean {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  return code.startsWith("SQLITE_CANTOPEN") || code.startsWith("SQLITE_READONLY");
+  return hasCode(error, "SQLITE_CANTOPEN") || hasCode(error, "SQLITE_READONLY");
+}
+
+// No room for the index of the log.
+function isSpaceRefusal(error: unknown): boolean {
+  return hasCode(error, "SQLITE_IOERR_SHM") || hasCode(error, "SQLITE_FULL");
+}
+
+function hasCode(error: unknown, prefix: string): boolean {
+  return error instanceof SQLiteError && error.code?.startsWith(prefix) === true;
 }
 
 /** The lock that msb holds while it creates or migrates a database (interop §2). */

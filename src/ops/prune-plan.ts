@@ -46,6 +46,8 @@ export interface PruneState {
   /** Allocated bytes of each file; one file may belong to several images. */
   files: number[];
   disk: PruneDisk;
+  /** What shows that a pull or load runs: no file of an image may go now, so that evicting one would free nothing. */
+  work?: string;
 }
 
 /** Figures of the disk, in bytes. */
@@ -94,6 +96,8 @@ export interface BudgetTarget {
   planned: number;
   /** What no eviction can free. */
   missing: number;
+  /** The pull or load for which no image was evicted although bytes are missing; null where there is none. */
+  waits_for: string | null;
 }
 
 export interface PrunePlan {
@@ -110,7 +114,7 @@ interface Verdict {
  * Decides what to evict: a pure function of its arguments. Rules come first, name by name; then the budget, image by
  * image, least recently used first, on what the rules and the gc that follows leave.
  */
-export function planPrune({ images, files, disk }: PruneState, policy: PrunePolicy, now: number): PrunePlan {
+export function planPrune({ images, files, disk, work }: PruneState, policy: PrunePolicy, now: number): PrunePlan {
   const byAge = [...images].sort((a, b) => lastUsed(a, now) - lastUsed(b, now) || (a.digest < b.digest ? -1 : 1));
   const ledger = new Ledger(images, files);
   const rules: Rules = {
@@ -125,12 +129,25 @@ export function planPrune({ images, files, disk }: PruneState, policy: PrunePoli
     if (isEvicted(decided)) ledger.evict(image);
   }
   const needed = bytesNeeded(policy, disk);
-  const missing = needed === null ? 0 : decideByBudget(byAge, decisions, ledger, needed - disk.garbageBytes);
+  const short = needed === null ? 0 : needed - disk.garbageBytes - ledger.freed;
+  const waitsFor = short > 0 ? work : undefined;
+  const missing =
+    needed === null || waitsFor !== undefined
+      ? 0
+      : decideByBudget(byAge, decisions, ledger, needed - disk.garbageBytes);
+  if (waitsFor !== undefined) keepMeanwhile(decisions, waitsFor);
   attributeBytes(byAge, decisions, new Ledger(images, files));
   return {
     decisions: images.flatMap((image) => decisions.get(image)!),
     target:
-      needed === null ? null : { needed: Math.max(needed, 0), planned: disk.garbageBytes + ledger.freed, missing },
+      needed === null
+        ? null
+        : {
+            needed: Math.max(needed, 0),
+            planned: disk.garbageBytes + ledger.freed,
+            missing,
+            waits_for: waitsFor ?? null,
+          },
   };
 }
 
@@ -284,6 +301,11 @@ function groupOf({ reference }: PruneName): string {
   return isReference(reference) ? repositoryOf(reference) : reference;
 }
 
+/** Whether a policy has a budget. */
+export function hasBudget({ maxSize, minFree, watermarks }: PrunePolicy): boolean {
+  return maxSize !== undefined || minFree !== undefined || watermarks !== undefined;
+}
+
 /** Bytes that a budget asks to free, the largest of all that are given; null without any. */
 function bytesNeeded(
   { maxSize, minFree, watermarks }: PrunePolicy,
@@ -325,6 +347,12 @@ function decideByBudget(
     }
   }
   return missing;
+}
+
+function keepMeanwhile(decisions: Map<PruneImage, Decision[]>, work: string): void {
+  const verdict: Verdict = { cause: "locked", reason: `a pull or load is running ("${work}"), and no file may go` };
+  for (const decision of [...decisions.values()].flat())
+    if (decision.cause === "no-rule") Object.assign(decision, verdict);
 }
 
 const OVER_BUDGET: Verdict & Pick<Decision, "action"> = {

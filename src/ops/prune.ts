@@ -1,4 +1,4 @@
-import type { Deleted, Target } from "../cache/delete.ts";
+import { type Deleted, PATIENCE_MS, type Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -26,6 +26,7 @@ import {
   type BudgetTarget,
   type Decision,
   findUnmatchedKeeps,
+  hasBudget,
   type PruneImage,
   type PrunePlan,
   type PrunePolicy,
@@ -71,6 +72,7 @@ export interface PruneReport extends DiskReport {
  * that ask again, then the files under the guards. A dry run prints the plan that the same call would apply.
  */
 export async function prune(larder: Larder, options: PruneOptions): Promise<PruneReport> {
+  if (hasBudget(options.policy)) await awaitIdle(larder, options);
   const pins = new PinWatch(larder);
   const { selection, plan: collection } = await planForDeletion(larder, pins, options, () =>
     selectByPolicy(larder, pins, options),
@@ -103,6 +105,16 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   };
 }
 
+// A budget evicts nothing while work runs: it waits a moment, as the deletes do.
+async function awaitIdle({ cache, now }: Larder, { grace, stopped }: PruneOptions): Promise<void> {
+  for (let waited = 0; waited < PATIENCE_MS && !stopped?.(); waited += WAIT_MS) {
+    if (findRunningWork(cache, now(), grace) === undefined) return;
+    await Bun.sleep(WAIT_MS);
+  }
+}
+
+const WAIT_MS = 50;
+
 const CHANGED = "it was changed since the plan was made";
 
 /** What a policy selects, and what its report is made of. */
@@ -122,11 +134,12 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   const { usage, strays } = takeStock(larder, pins, grace, (cache, listing) => scanCache(cache, { listing }));
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
-  const isWorking = findRunningWork(larder.cache, now, grace) !== undefined;
+  const work = findRunningWork(larder.cache, now, grace);
+  const isWorking = work !== undefined;
   // Without a pull or load they are what a crash has left, and go soon: no image need go in their place meanwhile. A download
   // and other scratch may belong to work that is tried again and again, and needs the room.
   const young = isWorking ? [] : strays.young.filter(({ kind }) => kind !== "staging" && kind !== "blob");
-  const state = readState(larder, usage, used, [...strays.targets, ...young], { isWorking, now, grace });
+  const state = readState(larder, usage, used, [...strays.targets, ...young], { work, now, grace });
   const plan = planPrune(state, policy, now);
   const kept = plan.decisions.filter(({ action, reference }) => action === "keep" && reference === null);
   return {
@@ -148,9 +161,10 @@ function readState(
   { files, images, catalogue, index }: Usage,
   used: UsedImage[],
   strays: Target[],
-  { isWorking, now, grace }: Pick<Moment, "isWorking" | "now" | "grace">,
+  { work, now, grace }: { work: string | undefined; now: number; grace: number },
 ): PruneState {
   const { cache } = larder;
+  const isWorking = work !== undefined;
   const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
   const orphans = catalogue.layers.filter(({ manifests, isHeldElsewhere }) => manifests === 0 && !isHeldElsewhere);
   const orphaned = orphans.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
@@ -178,6 +192,7 @@ function readState(
       files: [...new Set(image.files.map((file) => units[file]!))],
     })),
     files: bytes,
+    ...(isWorking && { work }),
     disk: {
       cacheBytes: sum(files.map(({ allocated }) => allocated)),
       garbageBytes: sum(bytes.filter((_, unit) => !kept.has(unit))),

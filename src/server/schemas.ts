@@ -180,7 +180,9 @@ export const PruneSchema = describes<PruneReport>()(
       }),
     ),
     unmatched_keeps: strings,
-    target: v.nullable(v.object({ needed: integer, planned: integer, missing: integer, left: integer })),
+    target: v.nullable(
+      v.object({ needed: integer, planned: integer, missing: integer, left: integer, waits_for: text }),
+    ),
     references: strings,
     ...collected,
     ...disk,

@@ -427,6 +427,7 @@ describe("larder prune: plan and application", () => {
       planned: 20_480,
       missing: left - 1000,
       left: 0,
+      waits_for: null,
     });
     expect(stderr).toContain(`(${left - 1000} bytes)`);
     expect(store.references()).toEqual(["acme/a:1"]);
@@ -436,24 +437,38 @@ describe("larder prune: plan and application", () => {
     expect(dry.stderr).toContain(`(${left - 1000} bytes)`);
   });
 
-  test("exits 75 with the missing bytes where a pull keeps files that the target needs", async () => {
+  test("exits 75, and evicts nothing for a budget, while a pull or load runs, in whose way no file may go", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });
-    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
-    const { code, stdout, stderr } = await larder(store.home, "prune", "--max-size", "1000", "--format", "json");
-    expect(code).toBe(75);
-    const { target } = JSON.parse(stdout);
-    const short = allocatedIn(store.cache) - 1000;
-    expect(target.needed - (target.planned - target.left)).toBe(short);
-    expect(stderr).toContain(`the target was not reached: `);
-    expect(stderr).toContain(`(${short} bytes)`);
+    const lock = store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0);
+    {
+      using _pull = FileLock.take(lock)!;
+      for (const extra of [["-n"], []]) {
+        const args = ["prune", "--max-size", "1000", "--format", "json", ...extra];
+        const { code, stdout, stderr } = await larder(store.home, ...args);
+        expect(code).toBe(75);
+        const { target, decisions } = JSON.parse(stdout);
+        expect(decisions).toMatchObject([{ action: "keep", cause: "locked" }]);
+        const short = allocatedIn(store.cache) - 1000;
+        expect(target).toEqual({ needed: short, planned: 0, missing: 0, left: 0, waits_for: lock });
+        expect(stderr).toContain(`(${short} bytes), and a pull or load is running ("${lock}")`);
+      }
+    }
+    expect(store.references()).toEqual(["acme/a:1"]);
+    // What a load that was killed has left is no reason to evict either, but for the time of grace.
+    store.file(join(store.cache, "tmp", "load-0-1-0.blob"), 81_920, MINUTE);
+    const args = ["prune", "--max-size", "90000"];
+    expect((await larder(store.home, ...args)).code).toBe(75);
+    expect((await larder(store.home, ...args, "--grace", "30s")).code).toBe(0);
+    expect(store.references()).toEqual(["acme/a:1"]);
   });
 
-  test("says of a target out of reach what was left besides because of a pull", async () => {
+  test("says of a target out of reach what was left besides", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });
     store.pinBySandbox("web", store.image({ names: ["acme/web:1"], layers: { web: 8192 } }));
-    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    // As a pull that begins after the plan would.
+    using _ = FileLock.take(store.file(`${store.layerPath("a")}.lock`, 0))!;
     const { code, stdout, stderr } = await larder(store.home, "prune", "--max-size", "1000", "--format", "json");
     expect(code).toBe(6);
     const { target } = JSON.parse(stdout);
@@ -464,7 +479,7 @@ describe("larder prune: plan and application", () => {
 
   test.each([
     ["evicts nothing for what a crash has just left, which a later gc takes", MINUTE, false, 75, ["acme/a:1"]],
-    ["evicts for what a pull that runs has just written", MINUTE, true, 75, []],
+    ["evicts nothing for what a pull that runs has just written", MINUTE, true, 75, ["acme/a:1"]],
     ["evicts for a stray whose time lies in the future, and which may stay for ever", -HOUR, false, 0, []],
   ])("%s", async (_, age, isPulled, expected, references) => {
     using store = new Store();
@@ -512,7 +527,13 @@ describe("larder prune: plan and application", () => {
     store.file(store.layerPath("stray"), 40_960);
     const report = await larderJson(store.home, ["prune", "--max-size", "30000"]);
     expect(outcome(report)).toEqual({ "acme/a:1": "keep within-budget" });
-    expect(report.target).toEqual({ needed: 8192 + 3 * 4096 + 40_960 - 30_000, planned: 40_960, missing: 0, left: 0 });
+    expect(report.target).toEqual({
+      needed: 8192 + 3 * 4096 + 40_960 - 30_000,
+      planned: 40_960,
+      missing: 0,
+      left: 0,
+      waits_for: null,
+    });
     expect(existsSync(store.layerPath("stray"))).toBe(false);
   });
 

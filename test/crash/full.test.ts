@@ -106,6 +106,29 @@ test.skipIf(REFUSAL !== undefined)(
   PATIENCE,
 );
 
+test.skipIf(REFUSAL !== undefined)(
+  `what only looks does so on a disk without a free block${REFUSAL ? ` (${REFUSAL})` : ""}`,
+  async () => {
+    using store = await Store.make({ one: { references: ["ghcr.io/acme/one:1"], layers: ["base"] } });
+    using small = new TemporaryFolder();
+    run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small.path);
+    try {
+      // With its log folded in, as the last to leave does it.
+      cpSync(join(store.path, "db"), join(small.path, "db"), { recursive: true });
+      cpSync(store.cache, join(small.path, "cache"), { recursive: true, preserveTimestamps: true });
+      const { bavail, bsize } = statfsSync(small.path);
+      run("fallocate", "-l", String(bavail * bsize), join(small.path, "ballast"));
+      for (const args of [["list"], ["get", "ghcr.io/acme/one:1"], ["df"], ["check"], ["prune", "--unused", "-n"]]) {
+        const { code, stderr } = await larder(small.path, ...args);
+        expect([args, code, stderr.includes("larder:")]).toEqual([args, args[0] === "check" ? 5 : 0, false]);
+      }
+    } finally {
+      run("umount", small.path);
+    }
+  },
+  PATIENCE,
+);
+
 /** A home on a file system of its own, on which `free` KiB are left. */
 class SmallDisk implements Disposable {
   private readonly ballast: string;

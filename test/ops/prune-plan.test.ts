@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { canonicalReference, isReference } from "../../src/oci/reference.ts";
 import {
+  type BudgetTarget,
   type PruneImage,
   type PrunePlan,
   type PrunePolicy,
@@ -38,7 +39,7 @@ interface Case {
   disk?: Partial<PruneState["disk"]>;
   /** By name, or by `untagged`: what becomes of it, and the bytes that frees where that matters. */
   expected: Record<string, string>;
-  target?: PrunePlan["target"];
+  target?: Omit<BudgetTarget, "waits_for">;
 }
 
 const a: Given = { names: ["acme/a:1"], used: 3 * DAY };
@@ -600,7 +601,34 @@ describe("planPrune", () => {
     }
     expect(found).toEqual(each.expected);
     expect(plan.decisions).toHaveLength(Object.keys(each.expected).length);
-    expect(plan.target).toEqual(each.target ?? null);
+    expect(plan.target).toEqual(each.target ? { ...each.target, waits_for: null } : null);
+  });
+
+  test("evicts nothing by budget while work runs, unless rules and garbage are enough", () => {
+    const images: Given[] = [
+      { names: ["acme/a:1"], used: 9 * DAY },
+      { names: ["acme/b:1"], used: 2 * DAY },
+    ];
+    const state = { ...stateOf({ images }), work: "/cache/tmp/x.download.lock" };
+    const decide = (policy: Partial<PrunePolicy>) => planPrune(state, { keep: [], minAge: 0, ...policy }, NOW);
+    const waiting = decide({ maxSize: 50 });
+    expect(waiting.decisions.map(({ action, cause }) => `${action} ${cause}`)).toEqual(["keep locked", "keep locked"]);
+    expect(waiting.decisions[0]!.reason).toBe(
+      'a pull or load is running ("/cache/tmp/x.download.lock"), and no file may go',
+    );
+    expect(waiting.target).toEqual({ needed: 150, planned: 0, missing: 0, waits_for: "/cache/tmp/x.download.lock" });
+    const short = decide({ olderThan: 3 * DAY, maxSize: 50 });
+    expect(short.decisions.map(({ action, cause }) => `${action} ${cause}`)).toEqual([
+      "evict older-than",
+      "keep locked",
+    ]);
+    expect(short.target).toEqual({ needed: 150, planned: 100, missing: 0, waits_for: "/cache/tmp/x.download.lock" });
+    const enough = decide({ olderThan: 3 * DAY, maxSize: 100 });
+    expect(enough.decisions.map(({ action, cause }) => `${action} ${cause}`)).toEqual([
+      "evict older-than",
+      "keep within-budget",
+    ]);
+    expect(enough.target).toEqual({ needed: 100, planned: 100, missing: 0, waits_for: null });
   });
 
   test("says in words why each image stays or goes", () => {

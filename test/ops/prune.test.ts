@@ -339,7 +339,7 @@ describe("prune", () => {
     using store = new Store();
     const a = store.image({ names: ["acme/a:1"], layers: { a: 8 * 4096 } });
     using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
-    const { target, skipped, decisions } = await pruneStore(store, { maxSize: 0 });
+    const { target, skipped, decisions } = await pruneStore(store, { unused: true, maxSize: 0 });
     expect(decisions[0]!.action).toBe("evict");
     const files = [store.layerPath("a"), store.fsmetaPath(a), store.vmdkPath(a)];
     expect(skipped.map(({ path }) => path).sort()).toEqual(files.sort());
@@ -380,7 +380,7 @@ describe("prune", () => {
     ])("counts its blocks once where a pull keeps it: %s", async (_, place, blocks) => {
       using store = linked(place);
       using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
-      const { target } = await pruneStore(store, { maxSize: 0, keep: ["acme/pulled:1"] });
+      const { target } = await pruneStore(store, { unused: true, maxSize: 0 });
       // Beside it one layer of the same size where it is not the other image's, and the small files of both.
       const others = (blocks === 0 ? MIB : 0) + 4 * 4096;
       expect(target!.left).toBe(blocks + others);
@@ -444,7 +444,7 @@ describe("prune", () => {
     using store = new Store();
     store.flat("one", [store.image({ names: ["acme/a:1"] })]);
     const report = await pruneStore(store, { maxSize: 1024 * 1024 });
-    expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0, left: 0 });
+    expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0, left: 0, waits_for: null });
     expect(store.references()).toEqual(["acme/a:1"]);
   });
 });
