@@ -15,7 +15,7 @@ import type { PinWatch } from "./pins.ts";
 import { whileChecked } from "./soundness.ts";
 import { findStrays, type Strays } from "./strays.ts";
 import { foreseeSoon, type SweepOptions } from "./sweep.ts";
-import { findPinnedUnrecorded, findUnrecorded } from "./unrecorded.ts";
+import { findLostCache, findPinnedUnrecorded, findUnrecorded } from "./unrecorded.ts";
 
 export interface CollectOptions extends SweepOptions {
   /** Orphan layers alone. */
@@ -95,6 +95,10 @@ export function planCollection(
 ): CollectionPlan {
   const { strays, stock } = selection;
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, selection));
+  if (!options.sweepUnrecorded && rows.leaving.length + rows.layerRows.length > 0) {
+    const lost = findLostCache(larder);
+    if (lost !== undefined) return { ...rows, ...LEFT, targets: [], skipped: [], later: [], unaccounted: lost };
+  }
   const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
   const own = filesOf(larder.cache, rows, strayRefs, stock);
@@ -113,10 +117,10 @@ export function planCollection(
   const unaccounted =
     findPinnedUnrecorded(larder, pins.read()) ??
     (options.sweepUnrecorded ? null : (findUnrecorded(larder, options.grace) ?? null));
-  return unaccounted === null
-    ? plan
-    : { ...plan, leaving: [], going: [], layerRows: [], manifests: [], layers: [], targets: scratch, unaccounted };
+  return unaccounted === null ? plan : { ...plan, ...LEFT, targets: scratch, unaccounted };
 }
+
+const LEFT = { leaving: [], going: [], layerRows: [], manifests: [], layers: [] };
 
 /**
  * Plans a collection that is going to be applied, and gives with it what `select` made: throws `damaged` for a damaged

@@ -1,6 +1,6 @@
-import { measure } from "../cache/file.ts";
+import { measure, namesIn } from "../cache/file.ts";
 import { manifestNamedBy, readMetadataFile } from "../cache/metadata.ts";
-import type { CachePaths } from "../cache/paths.ts";
+import { type CachePaths, FOLDERS } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
@@ -37,6 +37,16 @@ export function findUnrecorded(larder: Larder, grace: number): string | undefine
       return `"${path}" names ${digest}, which is not on record (${PERSIST_OR_SWEEP})`;
   }
   return undefined;
+}
+
+/**
+ * Why the cache cannot be that of the catalogue, or undefined: it has none of msb's folders. So looks a disk that is not
+ * mounted, or a cache that a lost config.json no longer names: rows that went now would be missed once it is back.
+ */
+export function findLostCache({ cache }: Larder): string | undefined {
+  const there = new Set(namesIn(cache.root));
+  if (FOLDERS.some((folder) => there.has(folder.split("/")[0]!))) return undefined;
+  return `there is no cache of msb's at "${cache.root}" (mount it, or evict all the same with --sweep-unrecorded)`;
 }
 
 /**

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
@@ -650,6 +650,38 @@ describe("larder prune: refusals", () => {
     const forced = await larderJson(store.home, ["prune", "--unused", "--sweep-unrecorded"]);
     expect(forced.references).toEqual(["acme/a:1"]);
     expect(existsSync(store.layerPath("acme/lost:1-layer"))).toBe(false);
+  });
+
+  test.each<[string, (store: Store) => void]>([
+    ["is gone", (store) => rmSync(store.cache, { recursive: true })],
+    [
+      "is a mount point without its disk",
+      (store) => {
+        rmSync(store.cache, { recursive: true });
+        mkdirSync(store.cache);
+      },
+    ],
+    [
+      "is a link that leads nowhere",
+      (store) => {
+        rmSync(store.cache, { recursive: true });
+        symlinkSync("/nowhere/cache", store.cache);
+      },
+    ],
+  ])("exits 5 and evicts nothing where the cache %s", async (_, lose) => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    store.image({ seed: "untagged" });
+    lose(store);
+    for (const args of [["prune", "--unused"], ["prune", "--max-size", "0"], ["gc"]])
+      for (const extra of [["-n"], []]) {
+        const { code, stderr } = await larder(store.home, ...args, ...extra);
+        expect([args, code]).toEqual([args, 5]);
+        expect(stderr).toContain(`there is no cache of msb's at "${store.cache}"`);
+      }
+    expect([store.references(), store.count("manifest")]).toEqual([["acme/a:1"], 2]);
+    expect((await larder(store.home, "prune", "--unused", "--sweep-unrecorded")).code).toBe(0);
+    expect(store.count("manifest")).toBe(0);
   });
 
   test("exits 5 for a budget too, and claims to free nothing but tmp/", async () => {

@@ -39,6 +39,8 @@ export class Store implements Disposable {
 
   constructor() {
     closeLarder(openOrCreate(resolveHome(this.home, {})));
+    // As msb makes it at its first start: what has none of its folders is no cache.
+    mkdirSync(join(this.cache, "layers"));
     this.db = new Database(join(this.home, "db", "msb.db"), { readwrite: true, create: false });
     this.db.run("PRAGMA busy_timeout = 5000");
     this.db.run("PRAGMA foreign_keys = ON");

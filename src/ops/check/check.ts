@@ -5,6 +5,7 @@ import { readTransaction } from "../../db/write.ts";
 import { LarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
 import { PinWatch } from "../pins.ts";
+import { findLostCache } from "../unrecorded.ts";
 import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
@@ -62,8 +63,10 @@ function advise(larder: Larder, pins: Pins, problems: Problem[]): Problem[] {
   return problems.map((each) => (each.code === "staging-stale" ? each : refused(each, leaves)));
 }
 
-function whyRefused({ db }: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>): string | undefined {
+function whyRefused(larder: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>): string | undefined {
+  const { db } = larder;
   if (codes.has("migrations-missing")) return "until the migration history is there";
+  if (findLostCache(larder) !== undefined) return "until its cache is there";
   if (whyUnknown(pins) !== undefined) return "until it can be told what is in use";
   const going = untaggedManifests(db).flatMap(({ id, digest }) => (pins.byDigest.has(digest) ? [] : id));
   const isLayerLost = findLostLayer(db) !== undefined || findUnnamedLayer(db, going) !== undefined;
