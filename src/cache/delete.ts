@@ -151,6 +151,29 @@ async function deleteInTurn(targets: Target[], guard: Guard, report: DeleteRepor
   }
 }
 
+/** Parts files into those that may go at this moment and those that a pull or load, which runs, forbids to delete. */
+export function partByWork(
+  targets: Target[],
+  guard: Pick<Guard, "cache" | "now" | "grace">,
+): { targets: Target[]; forbidden: Target[]; skipped: Skipped[] } {
+  if (targets.length === 0) return { targets, forbidden: [], skipped: [] };
+  const work = new RunningWork(guard);
+  const parted = { targets: [] as Target[], forbidden: [] as Target[], skipped: [] as Skipped[] };
+  for (const file of targets) {
+    const obstacle = work.obstacleOf(file);
+    if (obstacle === undefined) parted.targets.push(file);
+    else {
+      parted.forbidden.push(file);
+      parted.skipped.push(skip(file, describeWork(obstacle)));
+    }
+  }
+  return parted;
+}
+
+function describeWork(obstacle: string): string {
+  return `a pull or load is running ("${obstacle}")`;
+}
+
 // So that a power cut brings no metadata file back whose rows are gone: the next gc would take the catalogue for lost. What
 // cannot be synced is as good as a file system does it.
 function syncFolder(path: string): void {
@@ -195,8 +218,7 @@ function deleteBatch(
     if (isMetadata(file) !== isOfMetadata) break;
     try {
       const obstacle = work.obstacleOf(file);
-      const done =
-        obstacle === undefined ? deleteOne(file, guard, unlinker) : `a pull or load is running ("${obstacle}")`;
+      const done = obstacle === undefined ? deleteOne(file, guard, unlinker) : describeWork(obstacle);
       if (typeof done === "number") report.deleted.push({ kind: file.kind, path: file.path, bytes: done });
       else report.skipped.push(skip(file, done));
     } catch (error) {

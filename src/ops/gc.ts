@@ -1,3 +1,4 @@
+import { partByWork } from "../cache/delete.ts";
 import { findRunningWork } from "../cache/work.ts";
 import type { Larder } from "../larder.ts";
 import {
@@ -35,11 +36,16 @@ export interface GcReport extends DiskReport {
 export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> {
   const pins = new PinWatch(larder);
   const { plan } = await planForDeletion(larder, pins, options, () => NOTHING);
+  if (options.dryRun) {
+    const { targets, skipped } = partByWork(plan.targets, { ...larder, ...options });
+    return {
+      ...reportRows(plan, plannedRows(plan)),
+      ...reportPlanned(larder, targets, [...plan.skipped, ...skipped]),
+    };
+  }
   // Throws where a lock may not be opened: nothing could go then, and no row may whose files would have to stay.
   if (plan.targets.length + plan.leaving.length + plan.layerRows.length > 0)
     findRunningWork(larder.cache, larder.now(), options.grace);
-  if (options.dryRun)
-    return { ...reportRows(plan, plannedRows(plan)), ...reportPlanned(larder, plan.targets, plan.skipped) };
   const rows = await collectRows(larder, plan, pins, options);
   const deleted = await sweep(larder, plan.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;

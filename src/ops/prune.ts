@@ -1,4 +1,4 @@
-import { type Deleted, PATIENCE_MS, type Target } from "../cache/delete.ts";
+import { type Deleted, PATIENCE_MS, partByWork, type Target } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -83,11 +83,12 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const leftOf = (targets: Target[], deleted: Deleted[]) =>
     collection.unaccounted === null ? bytesLeft([...targets, ...waiting], deleted) : (plan.target?.planned ?? 0);
   if (options.dryRun) {
+    const { targets, forbidden, skipped } = partByWork(collection.targets, { ...larder, ...options });
     return {
       ...report(plan, used, collection, plannedRows(collection)),
-      target: plan.target && { ...plan.target, left: leftOf([], []) },
+      target: plan.target && { ...plan.target, left: leftOf(forbidden, []) },
       unmatched_keeps,
-      ...reportPlanned(larder, collection.targets, collection.skipped),
+      ...reportPlanned(larder, targets, [...collection.skipped, ...skipped]),
     };
   }
   const rows = await collectRows(larder, collection, pins, options);

@@ -1,4 +1,4 @@
-import { skip } from "../cache/delete.ts";
+import { partByWork, skip } from "../cache/delete.ts";
 import { deleteReferences, findByDigest, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
@@ -68,8 +68,10 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
     obstacles = findObstacles(larder, planned.canonicals, options.grace);
     if (obstacles.size > 0) planned = readTransaction(db, decide);
     const found = findFiles(larder, planned);
-    const { targets, skipped } = foreseeSoon(larder, found.targets, planned.manifests, options.grace);
-    return { ...reportRows(planned), ...reportPlanned(larder, targets, [...found.skipped, ...skipped]) };
+    const soon = foreseeSoon(larder, found.targets, planned.manifests, options.grace);
+    const now = partByWork(soon.targets, { ...larder, ...options });
+    const left = [...found.skipped, ...soon.skipped, ...now.skipped];
+    return { ...reportRows(planned), ...reportPlanned(larder, now.targets, left) };
   }
   // Measured by each look, before the rows go: what msb renames into its place from here on is not what was planned, and
   // stays.

@@ -435,6 +435,15 @@ describe("larder gc", () => {
     expect(store.locks()).toEqual(locks.sort());
   });
 
+  test("plans and does the same while a pull runs", async () => {
+    using store = await makeKept();
+    store.write(at.layer("stray"));
+    await using _ = await holdLock(join(store.cache, at.downloadLock("of a pull")));
+    const plan = await larderJson(store.path, ["gc", "-n"]);
+    expect(pathsOf(store, plan.skipped)).toEqual([at.layer("stray")]);
+    expect(await larderJson(store.path, ["gc"])).toEqual({ ...plan, dry_run: false });
+  });
+
   test("keeps what a young metadata file names whose image is not on record yet", async () => {
     using store = await makeKept();
     // As msb works: artifacts first (here found in the cache, hence old), the file, and only then the rows.

@@ -463,6 +463,16 @@ describe("larder prune: plan and application", () => {
     expect(store.references()).toEqual(["acme/a:1"]);
   });
 
+  test("plans and does the same by rules while a pull runs", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });
+    using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    const args = ["prune", "--unused", "--max-size", "0", "--format", "json"];
+    const plan = JSON.parse((await larder(store.home, ...args, "-n")).stdout);
+    expect(plan.target.left).toBeGreaterThan(40_960);
+    expect(JSON.parse((await larder(store.home, ...args)).stdout)).toEqual({ ...plan, dry_run: false });
+  });
+
   test("says of a target out of reach what was left besides", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"], layers: { a: 40_960 } });

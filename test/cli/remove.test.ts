@@ -489,7 +489,9 @@ describe("larder remove", () => {
     using store = await makeShelf();
     {
       await using _ = await holdLock(join(store.cache, lock));
+      const plan = await larderJson(store.path, ["rm", TWO, "-n"]);
       const report = await larderJson(store.path, ["rm", TWO]);
+      expect(report).toEqual({ ...plan, dry_run: false });
       // Nothing but a load writes it without its lock; left behind it would make the catalogue look lost.
       expect(pathsOf(store, report.files)).toEqual([at.metadata(TWO)]);
       expect(report.skipped).toHaveLength(3);
