@@ -8,7 +8,7 @@ export const GLOBAL_FLAGS = {
   format: {
     type: "enum",
     options: ["table", "json", "jsonl"],
-    description: "how to print: a table for people, one JSON document, or a JSON line an item",
+    description: "how to print: a table for people, one JSON document, or JSON lines: one for each of a list",
   },
   help: { type: "boolean", alias: "h", description: "show this help" },
 } as const satisfies Flags;
