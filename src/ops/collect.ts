@@ -99,7 +99,9 @@ export function planCollection(
     const lost = findLostCache(larder);
     if (lost !== undefined) return { ...rows, ...LEFT, targets: [], skipped: [], later: [], unaccounted: lost };
   }
-  const others = options.layersOnly ? { targets: [], skipped: [] } : (strays ?? findStrays(larder, options.grace));
+  const others = options.layersOnly
+    ? { targets: [], skipped: [] }
+    : (strays ?? findStrays(larder, pins.read(), options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
   const own = filesOf(larder.cache, rows, strayRefs, stock);
   const files = inSweepOrder([...own.targets, ...others.targets]);

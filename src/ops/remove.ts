@@ -14,6 +14,7 @@ import { canonicalOf, notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { awaitSettled, findObstacles, type Obstacle } from "./settled.ts";
+import { bootedBy } from "./snapshots.ts";
 import { whileChecked } from "./soundness.ts";
 import { foreseeSoon, type SweepOptions, sweep } from "./sweep.ts";
 import { layersOfUnrecorded } from "./unrecorded.ts";
@@ -67,7 +68,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   if (options.dryRun) {
     obstacles = findObstacles(larder, planned.canonicals, options.grace);
     if (obstacles.size > 0) planned = readTransaction(db, decide);
-    const found = findFiles(larder, planned);
+    const found = findFiles(larder, planned, pins.read());
     const soon = foreseeSoon(larder, found.targets, planned.manifests, options.grace);
     const now = partByWork(soon.targets, { ...larder, ...options });
     const left = [...found.skipped, ...soon.skipped, ...now.skipped];
@@ -78,7 +79,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
   let files!: Targets;
   const look = () => {
     if (dataVersion(db) !== planned.version) planned = readTransaction(db, decide);
-    files = findFiles(larder, planned);
+    files = findFiles(larder, planned, pins.read());
     return planned.canonicals;
   };
   for (let tries = 1; ; tries++) {
@@ -102,7 +103,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       return decided;
     });
     if (!removal) continue;
-    const { targets, skipped } = removal === planned ? files : findFiles(larder, removal);
+    const { targets, skipped } = removal === planned ? files : findFiles(larder, removal, pins.read());
     return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
   }
 }
@@ -151,15 +152,18 @@ function ids(rows: { id: number }[]): number[] {
 
 // Of a cache that the catalogue does not account for, gc and prune take nothing; a removal takes what no image needs that is
 // not on record.
-function findFiles(larder: Larder, removal: Removal): Targets {
+function findFiles(larder: Larder, removal: Removal, pins: Pins): Targets {
   const found = filesOf(larder.cache, removal);
+  const booted = bootedBy(pins);
   if (found.targets.length === 0) return found;
   const needed = layersOfUnrecorded(larder, removal.manifests);
   const telling = new Set(needed.values());
   const spared: Targets = { targets: [], skipped: found.skipped };
   for (const file of found.targets) {
     const metadata = file.kind === "layer" ? needed.get(file.digest!) : undefined;
-    if (metadata !== undefined)
+    const snapshot = booted(file);
+    if (snapshot !== undefined) spared.skipped.push(skip(file, snapshot));
+    else if (metadata !== undefined)
       spared.skipped.push(skip(file, `an image that is not on record needs it, as "${metadata}" says`));
     // Without it nothing would tell of that image, and the next gc would take it.
     else if (telling.has(file.path)) spared.skipped.push(skip(file, "it names an image that is not on record"));

@@ -7,12 +7,14 @@ import { type Listing, scanCache } from "../cache/scan.ts";
 import { listReferences } from "../db/images.ts";
 import { listDiffIds } from "../db/layers.ts";
 import { listManifestDigests } from "../db/manifests.ts";
+import type { Pins } from "../db/pins.ts";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
 import { measureTargets } from "./doomed.ts";
+import { bootedBy } from "./snapshots.ts";
 
 /** Files that no row accounts for: old enough to go, or too young yet. */
 export interface Strays {
@@ -43,13 +45,19 @@ export function openToSweep(
 }
 
 /**
- * Finds the stray files of the whole cache; `grace` in milliseconds. A file time in the future counts as young. `listing` is
- * given where the cache's names have just been read.
+ * Finds the stray files of the whole cache, but for those that one of the `pins` needs; `grace` in milliseconds. A file time
+ * in the future counts as young. `listing` is given where the cache's names have just been read.
  */
-export function findStrays(larder: Larder, grace: number, listing?: Listing): Strays {
+export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: Listing): Strays {
   const outside = FOLDERS.map((folder) => larder.cache.folder(folder)).filter((folder) => leadsOut(larder, folder));
   const found = measureTargets(withLocks(larder, unaccounted(larder, listing)));
-  const targets = found.targets.filter(({ path }) => !outside.includes(dirname(path)));
+  const why = bootedBy(pins);
+  const needed: Skipped[] = [];
+  const targets = found.targets.filter((file) => {
+    const reason = why(file);
+    if (reason !== undefined) needed.push(skip(file, reason));
+    return reason === undefined && !outside.includes(dirname(file.path));
+  });
   const skipped = found.skipped.filter(({ path }) => !outside.includes(dirname(path)));
   const now = larder.now();
   const old = targets.filter(({ mtimeMs }) => now - mtimeMs >= grace);
@@ -62,6 +70,7 @@ export function findStrays(larder: Larder, grace: number, listing?: Listing): St
     skipped: [
       ...outside.map((path): Skipped => ({ kind: "foreign", path, reason: "it is a link, and may lead anywhere" })),
       ...skipped,
+      ...needed,
       ...young.map((file) => skip(file, "it is younger than the grace period")),
       ...old
         .filter(({ kind, digest }) => kind === "flat_blob" && kept.needs(digest!))

@@ -70,7 +70,7 @@ export function takeStock(
 ): { usage: Usage; strays: Strays } {
   const listing = new Listing(larder.cache);
   const usage = measureUsage(larder, pins, scan(larder.cache, listing));
-  return { usage, strays: findStrays(larder, grace, listing) };
+  return { usage, strays: findStrays(larder, pins.read(), grace, listing) };
 }
 
 // Each of them once, with the images that need it.

@@ -8,6 +8,7 @@ import { resolveHome } from "../../src/home.ts";
 import { closeLarder, openOrCreate, openToRead } from "../../src/larder.ts";
 import { parseMetadata } from "../../src/oci/metadata.ts";
 import { persist } from "../../src/ops/persist.ts";
+import { PinWatch } from "../../src/ops/pins.ts";
 import { findStrays } from "../../src/ops/strays.ts";
 import { DEFAULT_GRACE_MS } from "../../src/ops/sweep.ts";
 import { MSB } from "../interop/msb.ts";
@@ -412,7 +413,8 @@ function scan(shop: Workshop): void {
     ratio: `${(result.larder.ms / result.floor.ms).toFixed(1)} of floor`,
   });
   const larder = openToRead(resolveHome(home, {}))!;
-  const looks = sample(Array.from({ length: PAIRS }, () => timeOf(() => findStrays(larder, DEFAULT_GRACE_MS))));
+  const pins = new PinWatch(larder).read();
+  const looks = sample(Array.from({ length: PAIRS }, () => timeOf(() => findStrays(larder, pins, DEFAULT_GRACE_MS))));
   closeLarder(larder);
   judge("its scan alone: what names are no row's", show(looks), "≤ 600 ms", looks.ms <= 600);
   shop.remove(home);

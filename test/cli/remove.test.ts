@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { chmodSync, lstatSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { chmodSync, lstatSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, larderJson, run } from "../larder.ts";
 import { at, digestOf, flatRefOf, holdLock, metadataOf, OLD, Store, stemOf, YOUNG } from "../store.ts";
@@ -231,8 +231,10 @@ describe("larder remove", () => {
       const report = await larderJson(store.path, ["rm", "--force", ONE, ALIAS]);
       expect(report.untagged).toEqual([{ digest, pinned_by: [{ kind: expect.any(String), name }] }]);
       expect([report.manifests, report.layers]).toEqual([[], []]);
-      const names = [at.metadata(ONE), at.metadata(ALIAS)];
-      const kept = store.filesOf("one", "two").filter((path) => !names.includes(path));
+      // By its metadata msb boots a snapshot, and by nothing else.
+      const isBooted = report.untagged[0].pinned_by[0].kind === "snapshot";
+      const gone = isBooted ? [] : [at.metadata(ONE), at.metadata(ALIAS)];
+      const kept = store.filesOf("one", "two").filter((path) => !gone.includes(path));
       const untagged = { references: [TWO], manifests: ["one", "two"], layers: ["base", "own", "top"] };
       expect(store.rows()).toMatchObject(untagged);
       expect(store.files()).toEqual(kept);
@@ -413,6 +415,22 @@ describe("larder remove", () => {
     const plan = await larderJson(store.path, ["rm", TWO, "-n"]);
     expect(pathsOf(store, plan.files)).toEqual([at.metadata(TWO)]);
     expect(await larderJson(store.path, ["rm", TWO])).toEqual({ ...plan, dry_run: false });
+  });
+
+  test("keeps the metadata by which msb boots a snapshot, until that is gone", async () => {
+    using store = await makeShelf();
+    store.snapshotOnDisk("base", JSON.stringify({ image: { manifest_digest: digestOf("one") } }));
+    const kept = { kind: "metadata", reason: 'snapshot "base" needs it' };
+    for (const args of [[ALIAS], ["--force", ONE]]) {
+      const plan = await larderJson(store.path, ["rm", ...args, "-n"]);
+      expect(plan).toMatchObject({ files: [], skipped: [kept] });
+      expect(await larderJson(store.path, ["rm", ...args])).toEqual({ ...plan, dry_run: false });
+    }
+    expect(store.files()).toEqual(store.filesOf("one", "two"));
+    expect(await larderJson(store.path, ["gc", "--grace", "0s"])).toMatchObject({ files: [], skipped: [kept, kept] });
+    rmSync(join(store.path, "snapshots"), { recursive: true });
+    expect((await larder(store.path, "gc")).code).toBe(0);
+    expect(store.files()).toEqual(store.filesOf("two"));
   });
 
   test("says in words what --dry-run would do", async () => {

@@ -151,7 +151,8 @@ export class Oracle {
     }
     const layers = this.layersOnlyOf(dead);
     const files = this.filesOf(dropped, dead, layers, []);
-    const needed = files.filter((path) => this.isNeededUnrecorded(this.files.get(path)!.owner));
+    const isNeeded = (owner: Owner) => this.isBooted(owner) || this.isNeededUnrecorded(owner);
+    const needed = files.filter((path) => isNeeded(this.files.get(path)!.owner));
     const targets = files.filter((path) => !needed.includes(path));
     this.dropRows(dropped, dead, layers);
     return { ...this.report(dropped, dead, layers, this.sweep(targets, grace), needed), untagged, refused };
@@ -265,7 +266,9 @@ export class Oracle {
     if (policy.maxSize === undefined) return undefined;
     const orphans = [...this.layers.keys()].filter((diffId) => !this.isHeld(diffId, new Set()));
     const garbage = new Set([
-      ...this.strays().filter((path) => this.isOld(path, grace) || this.isPassing(path)),
+      ...this.strays()
+        .filter((path) => !this.isBooted(this.files.get(path)!.owner))
+        .filter((path) => this.isOld(path, grace) || this.isPassing(path)),
       ...orphans.map((diffId) => pathOf("layers", diffId, ".erofs")).filter((path) => this.files.has(path)),
     ]);
     const garbageBytes = [...garbage].reduce((sum, path) => sum + this.files.get(path)!.bytes, 0);
@@ -332,7 +335,10 @@ export class Oracle {
     const orphans = [...this.layers.keys()].filter((diffId) => !this.isHeld(diffId, new Set()));
     const layers = new Set([...orphans, ...this.layersOnlyOf(dead)]);
     const strays = layersOnly ? [] : this.strays();
-    const isYoung = (path: string) => !this.isOld(path, grace) || this.files.get(path)!.owner.kind === "folder";
+    const isYoung = (path: string) => {
+      const { owner } = this.files.get(path)!;
+      return !this.isOld(path, grace) || owner.kind === "folder" || this.isBooted(owner);
+    };
     const young = strays.filter((path) => isYoung(path) || this.isNamedBy(path, strays.filter(isYoung)));
     const old = strays.filter((path) => !young.includes(path));
     const targets = [...this.filesOf(dropped, dead, layers, old), ...old];
@@ -356,6 +362,11 @@ export class Oracle {
         !this.manifests.has(owner.manifest) &&
         this.pinsOf(owner.manifest).length > 0,
     );
+  }
+
+  /** Whether it is metadata by which msb boots a snapshot. */
+  private isBooted(owner: Owner): boolean {
+    return owner.kind === "metadata" && this.pinsOf(owner.manifest).some((pin) => pin.startsWith("snapshot"));
   }
 
   /** Whether an image has this layer that msb could boot, and that is not on record; or this metadata, which tells of it. */
@@ -460,7 +471,7 @@ export class Oracle {
     const soon = [...this.files].flatMap(([path, { owner }]) =>
       owner.kind === "metadata" && !this.manifests.has(owner.manifest) && !this.isOld(path, grace) ? owner : [],
     );
-    if (owner.kind === "metadata") return this.isSpelled(owner.canonical);
+    if (owner.kind === "metadata") return this.isSpelled(owner.canonical) || this.isBooted(owner);
     if (owner.kind === "layer")
       return this.layers.has(owner.diffId) || soon.some(({ layers }) => layers.includes(owner.diffId));
     if (owner.kind === "flat_blob")

@@ -47,6 +47,7 @@ const SEVERITY: Record<ProblemCode, "damage" | "note"> = {
   "reference-invalid": "damage",
   "reference-conflict": "damage",
   "metadata-missing": "damage",
+  "metadata-absent": "note",
   "metadata-unreadable": "damage",
   "metadata-mismatch": "damage",
   "artifact-missing": "damage",
@@ -304,6 +305,16 @@ const ROWS: Case[] = [
 ];
 
 const METADATA: Case[] = [
+  {
+    name: "the name that msb makes when it boots a snapshot",
+    damage: (home) =>
+      home.sql(
+        `INSERT INTO image_ref (reference, manifest_id, created_at, updated_at)
+         SELECT 'docker.io/library/one@' || digest, id, created_at, created_at FROM manifest WHERE digest = '${ONE}'`,
+      ),
+    found: ["metadata-absent"],
+    left: ["metadata-absent"],
+  },
   {
     name: "no metadata",
     damage: (home) => rmSync(home.metadata(KEY_OF_ONE)),

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
+import type { Pins } from "../../src/db/pins.ts";
 import { findStrays } from "../../src/ops/strays.ts";
 import { at, digestOf, flatRefOf, Store } from "../store.ts";
 
@@ -22,18 +23,20 @@ function makeTyped(): Promise<Store> {
   });
 }
 
+const NO_PINS: Pins = { byDigest: new Map(), unreadable: [] };
+
 describe("findStrays", () => {
   test("finds none in a home whose references are typed in many ways", async () => {
     using store = await makeTyped();
     using larder = store.open();
-    expect(findStrays(larder, 0)).toEqual({ targets: [], skipped: [], young: [] });
+    expect(findStrays(larder, NO_PINS, 0)).toEqual({ targets: [], skipped: [], young: [] });
   });
 
   test("finds none in a cache without folders", async () => {
     using store = await makeTyped();
     using larder = store.open();
     rmSync(store.cache, { recursive: true });
-    expect(findStrays(larder, 0)).toEqual({ targets: [], skipped: [], young: [] });
+    expect(findStrays(larder, NO_PINS, 0)).toEqual({ targets: [], skipped: [], young: [] });
   });
 
   test("tells old from young by the clock it was given", async () => {
@@ -41,10 +44,12 @@ describe("findStrays", () => {
     using larder = store.open();
     store.write(at.layer("stray"), "junk", 5 * MINUTE);
     const later = { ...larder, now: () => Date.now() + 6 * MINUTE };
-    expect(findStrays(larder, 10 * MINUTE).targets).toEqual([]);
-    expect(findStrays(larder, 10 * MINUTE).skipped).toHaveLength(1);
-    expect(findStrays(later, 10 * MINUTE).targets).toMatchObject([{ kind: "layer", digest: digestOf("stray") }]);
-    expect(findStrays(later, 10 * MINUTE).skipped).toEqual([]);
+    expect(findStrays(larder, NO_PINS, 10 * MINUTE).targets).toEqual([]);
+    expect(findStrays(larder, NO_PINS, 10 * MINUTE).skipped).toHaveLength(1);
+    expect(findStrays(later, NO_PINS, 10 * MINUTE).targets).toMatchObject([
+      { kind: "layer", digest: digestOf("stray") },
+    ]);
+    expect(findStrays(later, NO_PINS, 10 * MINUTE).skipped).toEqual([]);
   });
 
   test("names the lock that guards each file", async () => {
@@ -70,7 +75,7 @@ describe("findStrays", () => {
     for (const [path] of guards)
       store.write(path, path.includes("refs") ? JSON.stringify(flatRefOf("stray", "stray root")) : "junk");
     const inCache = (path: string | undefined) => path?.slice(store.cache.length + 1);
-    const found = findStrays(larder, 0).targets.map(({ path, lock }) => [inCache(path), inCache(lock)]);
+    const found = findStrays(larder, NO_PINS, 0).targets.map(({ path, lock }) => [inCache(path), inCache(lock)]);
     expect(found.sort()).toEqual(guards.sort());
   });
 
@@ -78,6 +83,6 @@ describe("findStrays", () => {
     using store = await makeTyped();
     using larder = store.open();
     store.sql("UPDATE image_ref SET reference = 'NOT A REFERENCE' WHERE reference = 'kept'");
-    expect(findStrays(larder, 0).targets).toMatchObject([{ kind: "metadata" }]);
+    expect(findStrays(larder, NO_PINS, 0).targets).toMatchObject([{ kind: "metadata" }]);
   });
 });

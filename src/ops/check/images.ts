@@ -1,3 +1,4 @@
+import { measure } from "../../cache/file.ts";
 import { readMetadataFile } from "../../cache/metadata.ts";
 import { type ConfigRow, findConfig } from "../../db/configs.ts";
 import { type ImageRow, listImages, listUntagged } from "../../db/images.ts";
@@ -16,7 +17,7 @@ export function* checkImages(larder: Larder, deep: boolean): Generator<Problem> 
   yield* checkConflicts(rows);
   const manifests = new Map<number, { row: ImageRow; metadata: ImageMetadata | undefined }>();
   for (const row of rows) {
-    const metadata = yield* checkMetadata(larder, row, deep);
+    const metadata = yield* checkMetadata(larder, row, rows, deep);
     yield* checkReference(row, metadata);
     if (row.manifestId === null) continue;
     // Of several names the first that still has its metadata speaks for the image.
@@ -64,7 +65,12 @@ function isTime(what: string): boolean {
 }
 
 /** Checks the metadata file of a name, and returns it where it speaks for the image on record. */
-function* checkMetadata(larder: Larder, row: ImageRow, deep: boolean): Generator<Problem, ImageMetadata | undefined> {
+function* checkMetadata(
+  larder: Larder,
+  row: ImageRow,
+  rows: ImageRow[],
+  deep: boolean,
+): Generator<Problem, ImageMetadata | undefined> {
   if (row.reference === null || !isReference(row.reference)) return undefined;
   const { path } = larder.cache.metadata(cacheKey(row.reference));
   let metadata: ImageMetadata | undefined;
@@ -75,7 +81,8 @@ function* checkMetadata(larder: Larder, row: ImageRow, deep: boolean): Generator
     return undefined;
   }
   if (!metadata) {
-    yield problem("metadata-missing", row.reference, `there is no "${path}"`);
+    const code = isMadeBySnapshot(larder, row, rows) ? "metadata-absent" : "metadata-missing";
+    yield problem(code, row.reference, `there is no "${path}"`);
     return undefined;
   }
   // A reference whose manifest row is gone has nothing but its metadata to go by.
@@ -93,6 +100,13 @@ function* checkMetadata(larder: Larder, row: ImageRow, deep: boolean): Generator
     yield* checkRaw(row.reference, metadata, metadata.raw_manifest_json, metadata.raw_config_json);
   }
   return metadata;
+}
+
+// When msb 0.6.6 and later boot a snapshot, they put its image on record by digest, under no tag and without metadata.
+function isMadeBySnapshot({ cache }: Larder, { reference, manifestId }: ImageRow, rows: ImageRow[]): boolean {
+  const hasMetadata = ({ reference: other }: ImageRow) =>
+    other !== null && isReference(other) && measure(cache.metadata(cacheKey(other)).path) !== undefined;
+  return reference?.includes("@") === true && rows.some((row) => row.manifestId === manifestId && hasMetadata(row));
 }
 
 function* checkRaw(reference: string, metadata: ImageMetadata, manifest: string, config: string): Generator<Problem> {

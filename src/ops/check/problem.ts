@@ -35,6 +35,10 @@ const PROBLEMS = {
   "reference-invalid": ["damage", "remove it: msb cannot use it"],
   "reference-conflict": ["damage", "remove the spelling that is not meant: both share one metadata file"],
   "metadata-missing": ["damage", "pull the image again, so that msb can save and boot it offline"],
+  "metadata-absent": [
+    "note",
+    "msb makes such a name when it boots a snapshot; pull the image by it to save or boot it so",
+  ],
   "metadata-unreadable": ["damage", "pull the image again"],
   "metadata-mismatch": ["damage", "pull the image again, or put the metadata's image on record with larder persist"],
   "artifact-missing": ["damage", "pull the image again"],

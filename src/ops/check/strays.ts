@@ -29,7 +29,7 @@ export function* checkStrays(
   { grace, keepsBlobs, images }: StrayOptions,
 ): Generator<Problem> {
   const rebuilt = filesRebuilt(larder, images);
-  const strays = findStrays(larder, grace);
+  const strays = findStrays(larder, pins, grace);
   const targets = strays.targets.filter(({ path }) => !rebuilt.has(path));
   // A folder that is a link is none: msb follows it.
   const folders = new Set(FOLDERS.map((folder) => larder.cache.folder(folder)));

@@ -1,0 +1,18 @@
+import { manifestNamedBy } from "../cache/metadata.ts";
+import type { CacheFile } from "../cache/paths.ts";
+import type { Pins } from "../db/pins.ts";
+
+/**
+ * Tells of a metadata file why it stays although no reference has it, or undefined: msb boots a snapshot by a metadata file of
+ * its image, and by no other of its files (interop §7 #31).
+ */
+export function bootedBy({ byDigest }: Pins): (file: CacheFile) => string | undefined {
+  const snapshots = new Map<string, string>();
+  for (const [digest, pins] of byDigest)
+    for (const { kind, name } of pins) if (kind === "snapshot") snapshots.set(digest, name);
+  return ({ kind, path }) => {
+    const manifest = kind === "metadata" && snapshots.size > 0 ? manifestNamedBy(path) : undefined;
+    const name = manifest && snapshots.get(manifest);
+    return name === undefined ? undefined : `snapshot ${JSON.stringify(name)} needs it`;
+  };
+}
