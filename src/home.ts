@@ -50,7 +50,7 @@ function homeOfUser(): string {
   }
 }
 
-// msb up to 0.5.5 moves only the cache to a configured `home` and leaves the database where it was; later ones
+// msb up to 0.5.7 moves only the cache to a configured `home` and leaves the database where it was; later ones
 // move both (interop §7 #30).
 function findDatabase(start: string, root: string): string {
   const moved = join(root, "db", "msb.db");

@@ -16,7 +16,7 @@ export default defineCommand({
   details: [
     "Filters, KEY=VALUE; all must hold. reference, label and digest may be repeated, as alternatives:",
     "  reference=GLOB        as typed or canonical; * matches any characters, / too",
-    "  label=KEY[=VALUE]     a label of the image's config",
+    "  label=KEY[=VALUE]     a label of the image's config (msb up to 0.6.8 stores none; check --repair adds them)",
     "  pinned=true|false     needed by a sandbox or a snapshot",
     "  untagged=true         manifests that no reference names",
     "  until=AGE             put on record longer ago than 90s, 15m, 12h or 14d",
