@@ -111,6 +111,7 @@ function onlyDigits(_key: string, value: unknown, context?: { source?: string })
 
 type Check = (value: unknown) => boolean;
 
+const isBoolean: Check = (value) => typeof value === "boolean";
 const isText: Check = (value) => typeof value === "string";
 const isOptional =
   (check: Check): Check =>
@@ -144,10 +145,13 @@ const CHECKS: Record<string, Check> = {
     shell: isText,
     workdir: isOptional(isText),
     metrics_sample_interval_ms: isOptional(isCount(U64)),
-    oci: holds({ upper_size_mib: isOptional(isCount(U32)) }),
+    oci: holds({ upper_size_mib: isOptional(isCount(U32)), root_disk: isOptional(isObject) }),
   }),
-  registries: holds({ hosts: holds({}) }),
-  runtime: holds({}),
+  registries: holds({
+    hosts: holdsEach(holds({ insecure: isBoolean, auth: isOptional(isObject) })),
+    ca_certs: isOptional(isText),
+  }),
+  runtime: holds({ block_writeback: isText, placement_profiles: isObject }),
   metrics: holds({}),
 };
 
@@ -157,6 +161,11 @@ function holds(checks: Record<string, Check>): Check {
     if (Array.isArray(value)) return value.length === 0;
     return isObject(value) && Object.entries(checks).every(([name, check]) => !(name in value) || check(value[name]));
   };
+}
+
+// The same, whatever its members are called.
+function holdsEach(check: Check): Check {
+  return (value) => (isObject(value) ? Object.values(value).every(check) : holds({})(value));
 }
 
 function pickPaths(document: unknown): Config {
