@@ -68,8 +68,8 @@ export interface Guard {
 const BATCH_MS = 50;
 // How long a look for running work holds at least, and how long getting the write lock may take after it.
 const FRESH_MS = 50;
-// How long larder waits before it looks again whether a pull or load has ended.
-const WAIT_MS = 50;
+/** How long larder waits before it looks again whether a pull or load has ended. */
+export const WAIT_MS = 50;
 /** How long larder waits, in all, for pulls and loads to end before it goes on without what they may need. */
 export const PATIENCE_MS = 1000;
 
@@ -142,8 +142,8 @@ async function deleteInTurn(targets: Target[], guard: Guard, report: DeleteRepor
     }
     if (seen) late = 0;
     work = seen;
-    const [last, following] = targets.slice(next - 1, next + 1);
-    if (seen && last && isMetadata(last) && !(following && isMetadata(following)))
+    const following = targets[next];
+    if (seen && isMetadata(targets[next - 1]!) && !(following && isMetadata(following)))
       syncFolder(guard.cache.folder("manifests"));
     // Between two transactions: signals are heard here.
     await Bun.sleep(0);

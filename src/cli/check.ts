@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
-import { asLarderError, exitCode, LarderError } from "../error.ts";
+import { exitCode, LarderError } from "../error.ts";
 import { parseDuration } from "../input/units.ts";
 import { type CheckReport, examine } from "../ops/check/report.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { count } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { Interruption } from "./interruption.ts";
+import { Interruption, unlessInterrupted } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { complain, emit, say } from "./terminal.ts";
 
@@ -43,9 +43,7 @@ export default defineCommand({
       stopped: interruption.stopped,
     })
       .finally(bar.end)
-      .catch((error) => {
-        if (asLarderError(error).code !== "interrupted") throw error;
-      });
+      .catch(unlessInterrupted);
     if (!report) {
       interruption.explain(
         flags.repair

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
+import { asLarderError } from "../error.ts";
 import { say } from "./terminal.ts";
 
 type Signal = "SIGINT" | "SIGTERM" | "SIGHUP";
@@ -43,6 +44,11 @@ export class Interruption {
     }
     if (!isHangUp || this.signal === undefined) this.signal = signal as Signal;
   };
+}
+
+/** To be given to `catch`: what a signal ended is undefined, and any other failure is thrown on. */
+export function unlessInterrupted(error: unknown): undefined {
+  if (asLarderError(error).code !== "interrupted") throw error;
 }
 
 // As nohup has it: what is to go on without its terminal must not be stopped by a handler.

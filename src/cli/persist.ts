@@ -108,8 +108,7 @@ async function recordInto(
   home: Home,
   work: (larder: Larder) => void | Promise<void>,
 ): Promise<void> {
-  const larder = openOrCreate(home);
-  await withLarder(larder, work).catch((error) => failed.push(asLarderError(error)));
+  await withLarder(openOrCreate(home), work).catch((error) => failed.push(asLarderError(error)));
 }
 
 interface Line extends Entry {

@@ -160,14 +160,16 @@ function sayOutcome(report: PruneReport): number {
     return exitCode("unreachable");
   }
   const short = report.target ? shortOf(report.target) : 0;
-  if (short > 0 && report.target!.waits_for !== null)
+  if (short > 0) {
+    const { waits_for } = report.target!;
+    const where =
+      waits_for === null
+        ? `in files that ${report.dry_run ? "would be" : "were"} left`
+        : `and a pull or load is running ("${waits_for}"): until it ends no image goes for a budget`;
     complain(
-      `the target ${report.dry_run ? "would not be" : "was not"} reached: ${formatSize(short)} are missing (${short} bytes), and a pull or load is running ("${report.target!.waits_for}"): until it ends no image goes for a budget`,
+      `the target ${report.dry_run ? "would not be" : "was not"} reached: ${formatSize(short)} are missing (${short} bytes), ${where}`,
     );
-  else if (short > 0)
-    complain(
-      `the target ${report.dry_run ? "would not be" : "was not"} reached: ${formatSize(short)} are missing (${short} bytes), in files that ${report.dry_run ? "would be" : "were"} left`,
-    );
+  }
   if (report.failed.length > 0) return 1;
   return short > 0 ? exitCode("busy") : 0;
 }

@@ -1,4 +1,3 @@
-import { asLarderError } from "../error.ts";
 import { openEmpty, openToRead, openToWrite, withLarder } from "../larder.ts";
 import { type RemoveReport, remove } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
@@ -6,7 +5,7 @@ import { printable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand, firstFailure } from "./command.ts";
 import { FILES_LEFT, sayDisk, sayUnsafe } from "./disk.ts";
-import { Interruption } from "./interruption.ts";
+import { Interruption, unlessInterrupted } from "./interruption.ts";
 import { complain, emit, say } from "./terminal.ts";
 
 export default defineCommand({
@@ -51,9 +50,7 @@ export default defineCommand({
         grace: DEFAULT_GRACE_MS,
         stopped: interruption.stopped,
       }),
-    ).catch((error) => {
-      if (asLarderError(error).code !== "interrupted") throw error;
-    });
+    ).catch(unlessInterrupted);
     if (!report) {
       interruption.explain("nothing was removed");
       return interruption.exitCode;

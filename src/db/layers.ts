@@ -124,13 +124,8 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
      FROM json_each(?)
      ORDER BY key`,
   ).run(manifestId, JSON.stringify(layerIds));
-  const lost = stored.filter(({ layer_id }) => !layerIds.includes(Number(layer_id)));
-  return lost.length === 0
-    ? []
-    : diffIdsOf(
-        db,
-        lost.map(({ layer_id }) => layer_id),
-      ).filter(isDigest);
+  const lost = stored.flatMap(({ layer_id }) => (layerIds.includes(Number(layer_id)) ? [] : layer_id));
+  return lost.length === 0 ? [] : diffIdsOf(db, lost).filter(isDigest);
 }
 
 function diffIdsOf(db: Database, ids: bigint[]): unknown[] {

@@ -4,14 +4,14 @@ import type { Kind } from "../cache/paths.ts";
 import { deleteReferences } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, unneededLayers } from "../db/layers.ts";
-import { deleteManifests, referencesOf, untaggedAmong, untaggedManifests } from "../db/manifests.ts";
+import { deleteManifests, referencesOf, untaggedAmong } from "../db/manifests.ts";
 import { addIndexes } from "../db/open.ts";
 import { namePins } from "../db/pins.ts";
 import { BatchSize, keepPages, readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { filesOf, type Stock, unspelled } from "./doomed.ts";
-import type { PinWatch } from "./pins.ts";
+import { type PinWatch, unusedManifests } from "./pins.ts";
 import { whileChecked } from "./soundness.ts";
 import { findStrays, type Strays } from "./strays.ts";
 import { foreseeSoon, type SweepOptions } from "./sweep.ts";
@@ -160,10 +160,8 @@ function planRows(
   { evicted, spare, unneeded }: Selection,
 ) {
   const { db } = larder;
-  const { byDigest } = pins.readAll();
-  const untagged = layersOnly
-    ? []
-    : untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest) && !spare.has(digest));
+  const known = pins.readAll();
+  const untagged = layersOnly ? [] : unusedManifests(db, known).filter(({ digest }) => !spare.has(digest));
   const leaving = [...evicted, ...untagged.map((manifest): Leaving => ({ ...manifest, drop: [] }))].filter(
     ({ digest }) => isDigest(digest),
   );

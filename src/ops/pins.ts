@@ -1,4 +1,6 @@
+import type { Database } from "bun:sqlite";
 import { readSnapshots } from "../cache/snapshots.ts";
+import { untaggedManifests } from "../db/manifests.ts";
 import { findUnknownPins, type Pins, readPins, type SnapshotImage, whyUnknown } from "../db/pins.ts";
 import { dataVersion } from "../db/write.ts";
 import { LarderError } from "../error.ts";
@@ -34,4 +36,9 @@ export class PinWatch {
     if (unknown === undefined) return pins;
     throw new LarderError("damaged", `nothing was deleted, because ${unknown}`);
   }
+}
+
+/** The manifests, by row id and digest, that neither a reference names nor a pin needs: what a gc collects. */
+export function unusedManifests(db: Database, { byDigest }: Pins): { id: number; digest: string }[] {
+  return untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest));
 }

@@ -129,25 +129,11 @@ export function planPrune({ images, files, disk, work }: PruneState, policy: Pru
     if (isEvicted(decided)) ledger.evict(image);
   }
   const needed = bytesNeeded(policy, disk);
-  const short = needed === null ? 0 : needed - disk.garbageBytes - ledger.freed;
-  const waitsFor = short > 0 ? work : undefined;
-  const missing =
-    needed === null || waitsFor !== undefined
-      ? 0
-      : decideByBudget(byAge, decisions, ledger, needed - disk.garbageBytes);
-  if (waitsFor !== undefined) keepMeanwhile(decisions, waitsFor);
+  const outcome = needed === null ? null : decideByBudget(byAge, decisions, ledger, needed - disk.garbageBytes, work);
   attributeBytes(byAge, decisions, new Ledger(images, files));
   return {
     decisions: images.flatMap((image) => decisions.get(image)!),
-    target:
-      needed === null
-        ? null
-        : {
-            needed: Math.max(needed, 0),
-            planned: disk.garbageBytes + ledger.freed,
-            missing,
-            waits_for: waitsFor ?? null,
-          },
+    target: outcome && { needed: Math.max(needed!, 0), planned: disk.garbageBytes + ledger.freed, ...outcome },
   };
 }
 
@@ -323,13 +309,18 @@ function bytesNeeded(
   return needs.length === 0 ? null : Math.max(...needs);
 }
 
-/** Evicts by budget until the ledger has freed `needed` bytes, and returns how many it cannot free. */
+/** Evicts by budget until the ledger has freed `needed` bytes, and tells how many it cannot free, or what it waits for. */
 function decideByBudget(
   byAge: PruneImage[],
   decisions: Map<PruneImage, Decision[]>,
   ledger: Ledger,
   needed: number,
-): number {
+  work: string | undefined,
+): Pick<BudgetTarget, "missing" | "waits_for"> {
+  if (work !== undefined && ledger.freed < needed) {
+    keepMeanwhile(decisions, work);
+    return { missing: 0, waits_for: work };
+  }
   const taken: PruneImage[] = [];
   for (const image of byAge) {
     if (ledger.freed >= needed) break;
@@ -346,7 +337,7 @@ function decideByBudget(
       Object.assign(decision, evicted.has(image) ? OVER_BUDGET : staysWithinBudget(decided));
     }
   }
-  return missing;
+  return { missing, waits_for: null };
 }
 
 function keepMeanwhile(decisions: Map<PruneImage, Decision[]>, work: string): void {

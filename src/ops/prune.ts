@@ -1,4 +1,4 @@
-import { type Deleted, PATIENCE_MS, partByWork, type Target } from "../cache/delete.ts";
+import { type Deleted, PATIENCE_MS, partByWork, type Target, WAIT_MS } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import type { CachePaths } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -114,8 +114,6 @@ async function awaitIdle({ cache, now }: Larder, { grace, stopped }: PruneOption
   }
 }
 
-const WAIT_MS = 50;
-
 const CHANGED = "it was changed since the plan was made";
 
 /** What a policy selects, and what its report is made of. */
@@ -136,10 +134,9 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   // An image whose digest is no digest has no files that could be named, and no policy may take it.
   const used = usage.images.filter(({ manifest }) => isDigest(manifest.digest));
   const work = findRunningWork(larder.cache, now, grace);
-  const isWorking = work !== undefined;
   // Without a pull or load they are what a crash has left, and go soon: no image need go in their place meanwhile. A download
   // and other scratch may belong to work that is tried again and again, and needs the room.
-  const young = isWorking ? [] : strays.young.filter(({ kind }) => kind !== "staging" && kind !== "blob");
+  const young = work !== undefined ? [] : strays.young.filter(({ kind }) => kind !== "staging" && kind !== "blob");
   const state = readState(larder, usage, used, [...strays.targets, ...young], { work, now, grace });
   const plan = planPrune(state, policy, now);
   const kept = plan.decisions.filter(({ action, reference }) => action === "keep" && reference === null);
@@ -162,11 +159,10 @@ function readState(
   { files, images, catalogue, index }: Usage,
   used: UsedImage[],
   strays: Target[],
-  { work, now, grace }: { work: string | undefined; now: number; grace: number },
+  { work, now, grace }: Pick<Moment, "work" | "now" | "grace">,
 ): PruneState {
   const { cache } = larder;
-  const isWorking = work !== undefined;
-  const isLoading = isWorking && findRunningScratch(cache, now, grace) !== undefined;
+  const isLoading = work !== undefined && findRunningScratch(cache, now, grace) !== undefined;
   const orphans = catalogue.layers.filter(({ manifests, isHeldElsewhere }) => manifests === 0 && !isHeldElsewhere);
   const orphaned = orphans.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
   const garbage = new Set([...strays.map(({ path }) => path), ...orphaned]);
@@ -189,11 +185,11 @@ function readState(
   const { total_bytes, free_bytes } = fileSystemOf(cache.root);
   return {
     images: used.map((image) => ({
-      ...toPruneImage(cache, image, files, { isWorking, isLoading, unsettled, now, grace }),
+      ...toPruneImage(cache, image, files, { work, isLoading, unsettled, now, grace }),
       files: [...new Set(image.files.map((file) => units[file]!))],
     })),
     files: bytes,
-    ...(isWorking && { work }),
+    ...(work !== undefined && { work }),
     disk: {
       cacheBytes: sum(files.map(({ allocated }) => allocated)),
       garbageBytes: sum(bytes.filter((_, unit) => !kept.has(unit))),
@@ -222,7 +218,7 @@ function unitsOf(files: UsedFile[]): { units: number[]; bytes: number[] } {
 
 /** What runs while the plan is made, which some images must not be taken from. */
 interface Moment {
-  isWorking: boolean;
+  work: string | undefined;
   /** Of that, work that writes metadata files under no lock. */
   isLoading: boolean;
   /** Metadata files whose rows are about to follow. */
@@ -246,7 +242,7 @@ function toPruneImage(
   }));
   const written = image.files.find((file) => moment.unsettled.has(file));
   const locked =
-    (moment.isWorking ? findHeldFile(cache, image, moment) : undefined) ??
+    (moment.work !== undefined ? findHeldFile(cache, image, moment) : undefined) ??
     (written === undefined ? undefined : measured[written]!.path);
   return {
     manifestId: manifest.id,

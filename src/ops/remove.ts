@@ -154,8 +154,8 @@ function ids(rows: { id: number }[]): number[] {
 // not on record.
 function findFiles(larder: Larder, removal: Removal, pins: Pins): Targets {
   const found = filesOf(larder.cache, removal);
-  const booted = bootedBy(pins);
   if (found.targets.length === 0) return found;
+  const booted = bootedBy(pins);
   const needed = layersOfUnrecorded(larder, removal.manifests);
   const telling = new Set(needed.values());
   const spared: Targets = { targets: [], skipped: found.skipped };

@@ -1,4 +1,4 @@
-import { PATIENCE_MS } from "../cache/delete.ts";
+import { PATIENCE_MS, WAIT_MS } from "../cache/delete.ts";
 import { measure } from "../cache/file.ts";
 import { findRunningScratch } from "../cache/work.ts";
 import { lastRecorded } from "../db/images.ts";
@@ -37,7 +37,6 @@ export async function awaitSettled(
   }
 }
 
-const WAIT_MS = 50;
 // msb puts an image on record within moments of its metadata file, and waits 5 s for the write lock at most.
 const COMMIT_MS = 10_000;
 

@@ -8,7 +8,7 @@ import { idsSpelling, listReferences } from "../db/images.ts";
 import { hasLayer } from "../db/layers.ts";
 import { hasManifest } from "../db/manifests.ts";
 import { openForWriting } from "../db/open.ts";
-import { namePins, type Pins } from "../db/pins.ts";
+import { namePins } from "../db/pins.ts";
 import { explainSqlite, writeTransaction } from "../db/write.ts";
 import { LarderError } from "../error.ts";
 import type { Larder } from "../larder.ts";
@@ -111,7 +111,7 @@ class Wants {
   private named: Set<string | null> | undefined;
   private blobs: FlatBlobs | undefined;
   private asked: YoungMetadata[] | undefined;
-  private booting: { pins: Pins; why: ReturnType<typeof bootedBy> } | undefined;
+  private booted: ReturnType<typeof bootedBy> | undefined;
   private unrecorded: YoungMetadata[] = [];
 
   constructor(
@@ -137,12 +137,17 @@ class Wants {
     this.named = undefined;
     this.blobs = undefined;
     this.asked = undefined;
+    this.booted = undefined;
   }
 
   /** Asked in sweep order: metadata files before what they speak for, flat refs before blobs. */
   reason(file: CacheFile): string | undefined {
     const { kind, digest, key, canonical } = file;
-    if (kind === "metadata") return this.isNamed(key!, canonical) ? "a reference needs it" : this.bootedBy(file);
+    if (kind === "metadata") {
+      if (this.isNamed(key!, canonical)) return "a reference needs it";
+      this.booted ??= bootedBy(this.pins.read());
+      return this.booted(file);
+    }
     if (kind === "flat_blob") return this.flatBlobs().needs(digest!) ? "a flat ref needs it" : undefined;
     const spokenFor = SPOKEN_FOR[kind];
     if (spokenFor === "layer") return this.wantsLayer(digest!);
@@ -170,12 +175,6 @@ class Wants {
       this.unrecorded = young.filter(({ manifest }) => !hasManifest(this.larder.db, manifest));
     }
     return this.unrecorded;
-  }
-
-  private bootedBy(file: CacheFile): string | undefined {
-    const pins = this.pins.read();
-    if (pins !== this.booting?.pins) this.booting = { pins, why: bootedBy(pins) };
-    return this.booting.why(file);
   }
 
   private flatBlobs(): FlatBlobs {

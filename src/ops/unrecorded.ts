@@ -26,8 +26,8 @@ const PERSIST_OR_SWEEP = `${PERSIST}, or sweep all the same with --sweep-unrecor
 
 /**
  * Why the catalogue does not account for the cache, or undefined: it holds no manifest at all, or a metadata file older
- * than `grace` names a manifest without a row, be it in its first words alone. The database is then lost, fresh or old, or the cache is
- * another home's too, and files without rows may be somebody's images.
+ * than `grace` names a manifest without a row, be it in its first words alone. The database is then lost, fresh or old, or
+ * the cache is another home's too, and files without rows may be somebody's images.
  */
 export function findUnrecorded(larder: Larder, grace: number): string | undefined {
   if (!hasAnyManifest(larder.db)) return `it has no image on record (${PERSIST_OR_SWEEP})`;

@@ -135,22 +135,29 @@ describe.each(SIGNALS)("%s", (signal, code) => {
   });
 });
 
+/** Sends a gc that waits for a pull two signals at once, and waits for its end. */
+async function strikeTwice(first: NodeJS.Signals, second: NodeJS.Signals) {
+  const { store, work } = await makeStore();
+  using _ = store;
+  await using __ = work;
+  store.write("layers/stray");
+  const child = Bun.spawn([EXECUTABLE, "gc", "--home", store.path], { stdio: ["ignore", "ignore", "pipe"] });
+  await comeTo(child, () => hearsSignals(child.pid));
+  child.kill(first);
+  child.kill(second);
+  const [code, stderr] = await Promise.all([child.exited, child.stderr.text()]);
+  return { code, signal: child.signalCode, stderr };
+}
+
 describe("the end of a terminal", () => {
   test.each([
     ["SIGHUP", "SIGHUP"],
     ["SIGTERM", "SIGHUP"],
     ["SIGHUP", "SIGTERM"],
   ] as const)("is no second signal beside another: %s, %s stops the work as one does", async (first, second) => {
-    const { store, work } = await makeStore();
-    using _ = store;
-    await using __ = work;
-    store.write("layers/stray");
-    const child = Bun.spawn([EXECUTABLE, "gc", "--home", store.path], { stdio: ["ignore", "ignore", "pipe"] });
-    await comeTo(child, () => hearsSignals(child.pid));
-    child.kill(first);
-    child.kill(second);
-    expect([await child.exited, child.signalCode]).toEqual([expect.any(Number), null]);
-    expect(await child.stderr.text()).toMatch(/stopped by SIG(HUP|TERM): /);
+    const { code, signal, stderr } = await strikeTwice(first, second);
+    expect([code, signal]).toEqual([expect.any(Number), null]);
+    expect(stderr).toMatch(/stopped by SIG(HUP|TERM): /);
   });
 });
 
@@ -181,18 +188,10 @@ describe("Interruption", () => {
 
 describe("a second signal", () => {
   test("ends larder at once", async () => {
-    const { store, work } = await makeStore();
-    using _ = store;
-    await using __ = work;
-    store.write("layers/stray");
-    const child = Bun.spawn([EXECUTABLE, "gc", "--home", store.path], { stdio: ["ignore", "ignore", "ignore"] });
-    await comeTo(child, () => hearsSignals(child.pid));
     // Of two of a kind the second is lost while the first is not heard yet.
-    child.kill("SIGINT");
-    child.kill("SIGTERM");
-    await child.exited;
+    const { signal } = await strikeTwice("SIGINT", "SIGTERM");
     // Which of them is heard first is chance.
-    expect(child.signalCode).toBeOneOf(["SIGINT", "SIGTERM"]);
+    expect(signal).toBeOneOf(["SIGINT", "SIGTERM"]);
   });
 });
 

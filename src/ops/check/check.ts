@@ -1,15 +1,14 @@
 import { findLostLayer, findUnnamedLayer } from "../../db/integrity.ts";
-import { untaggedManifests } from "../../db/manifests.ts";
 import { type Pins, whyUnknown } from "../../db/pins.ts";
 import { readTransaction } from "../../db/write.ts";
 import { LarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
-import { PinWatch } from "../pins.ts";
+import { PinWatch, unusedManifests } from "../pins.ts";
 import { findLostCache } from "../unrecorded.ts";
 import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
-import { type Problem, type ProblemCode, problem, refused, withUnreadable } from "./problem.ts";
+import { isCollected, type Problem, type ProblemCode, problem, refused, withUnreadable } from "./problem.ts";
 import { checkRows } from "./rows.ts";
 import { checkStrays } from "./strays.ts";
 
@@ -55,6 +54,7 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
 
 // Where gc refuses no advice says that it takes something; scratch it takes from an unaccounted cache, too.
 function advise(larder: Larder, pins: Pins, problems: Problem[]): Problem[] {
+  if (!problems.some(isCollected)) return problems;
   const codes = new Set(problems.map(({ code }) => code));
   const why = whyRefused(larder, pins, codes);
   if (why !== undefined) return problems.map((each) => refused(each, `gc leaves it ${why}`));
@@ -68,7 +68,7 @@ function whyRefused(larder: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>)
   if (codes.has("migrations-missing")) return "until the migration history is there";
   if (findLostCache(larder) !== undefined) return "until its cache is there";
   if (whyUnknown(pins) !== undefined) return "until it can be told what is in use";
-  const going = untaggedManifests(db).flatMap(({ id, digest }) => (pins.byDigest.has(digest) ? [] : id));
+  const going = unusedManifests(db, pins).map(({ id }) => id);
   const isLayerLost = findLostLayer(db) !== undefined || findUnnamedLayer(db, going) !== undefined;
   return isLayerLost ? "while an image lacks a layer on record" : undefined;
 }

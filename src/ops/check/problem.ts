@@ -113,12 +113,16 @@ export const REMEDIES: Record<Mend["kind"], string> = {
   sweep: "the file is deleted",
 };
 
-// What gc takes, unless it refuses.
 const COLLECTED: ProblemCode[] = ["stray-file", "staging-stale", "untagged-manifest", "layer-orphan"];
+
+/** Whether gc takes what a problem is about, unless it refuses. */
+export function isCollected({ code }: Problem): boolean {
+  return COLLECTED.includes(code);
+}
 
 /** A problem as it is where gc does not take it: `advice` says so in place of the promise that it does. */
 export function refused(problem: Problem, advice: string): Problem {
-  return COLLECTED.includes(problem.code) ? { ...problem, advice } : problem;
+  return isCollected(problem) ? { ...problem, advice } : problem;
 }
 
 /** What a look finds. A file that the system cannot read is one problem more, and no reason to leave out the others. */

@@ -2,11 +2,11 @@ import { readFlatRef } from "../../cache/flat.ts";
 import { manifestNamedBy } from "../../cache/metadata.ts";
 import { FOLDERS } from "../../cache/paths.ts";
 import { unneededLayers } from "../../db/layers.ts";
-import { untaggedManifests } from "../../db/manifests.ts";
 import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
 import { isDigest } from "../../oci/digest.ts";
 import { filesOf } from "../doomed.ts";
+import { unusedManifests } from "../pins.ts";
 import { findStrays } from "../strays.ts";
 import { findPinnedUnrecorded, findUnrecorded } from "../unrecorded.ts";
 import { type Problem, problem, refused } from "./problem.ts";
@@ -62,9 +62,9 @@ export function* checkStrays(
 }
 
 // Whether gc would take files of rows, too: those of orphan layers, or of untagged images.
-function hasDoomedFiles({ cache, db }: Larder, { byDigest }: Pins, orphans: string[]): boolean {
-  const untagged = untaggedManifests(db).filter(({ digest }) => !byDigest.has(digest));
-  const doomed = { canonicals: [], manifests: untagged.map(({ digest }) => digest), layers: orphans };
+function hasDoomedFiles({ cache, db }: Larder, pins: Pins, orphans: string[]): boolean {
+  const manifests = unusedManifests(db, pins).map(({ digest }) => digest);
+  const doomed = { canonicals: [], manifests, layers: orphans };
   return filesOf(cache, doomed).targets.length > 0;
 }
 
