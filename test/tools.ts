@@ -6,6 +6,7 @@ const TOOLS: [command: string, packageName: string][] = [
   ["mandoc", "mandoc"],
   ["promtool", "prometheus"],
   ["wrk", "wrk"],
+  ["mkfs.btrfs", "btrfs-progs"],
   ["systemd-analyze", "systemd"],
   ["cloud-init", "cloud-init"],
   ["ansible-playbook", "ansible-core"],

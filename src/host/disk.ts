@@ -1,5 +1,6 @@
-import { existsSync, statfsSync } from "node:fs";
+import { closeSync, existsSync, openSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
+import { loadLibc } from "./libc.ts";
 
 /** A file system's size, and what an ordinary user may still fill, in bytes. */
 export interface FileSystem {
@@ -7,10 +8,31 @@ export interface FileSystem {
   free_bytes: number;
 }
 
+// <linux/magic.h>: Btrfs.
+const LATE_TYPES = [0x9123683e];
+
 /** The file system that a path lies on, or would lie on once it is made. */
 export function fileSystemOf(path: string): FileSystem {
   const { bsize, blocks, bavail } = statfsSync(existing(path));
   return { total_bytes: blocks * bsize, free_bytes: bavail * bsize };
+}
+
+/**
+ * The same, with the blocks of every file that is gone counted as free. Btrfs does so half a minute later, or once it has
+ * written what is changed: whoever deletes until enough is free would delete far more.
+ */
+export function settledFileSystemOf(path: string): FileSystem {
+  if (LATE_TYPES.includes(statfsSync(existing(path)).type)) sync(existing(path));
+  return fileSystemOf(path);
+}
+
+function sync(path: string): void {
+  const fd = openSync(path, "r");
+  try {
+    loadLibc({ syncfs: { args: ["i32"], returns: "i32" } }).syncfs(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function existing(path: string): string {

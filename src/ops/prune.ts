@@ -5,7 +5,7 @@ import { scanCache } from "../cache/scan.ts";
 import { findRunningScratch, findRunningWork } from "../cache/work.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
 import { unneededOf } from "../db/usage.ts";
-import { fileSystemOf } from "../host/disk.ts";
+import { type FileSystem, fileSystemOf, settledFileSystemOf } from "../host/disk.ts";
 import { mayBeLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
@@ -137,7 +137,8 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   // Without a pull or load they are what a crash has left, and go soon: no image need go in their place meanwhile. A download
   // and other scratch may belong to work that is tried again and again, and needs the room.
   const young = work !== undefined ? [] : strays.young.filter(({ kind }) => kind !== "staging" && kind !== "blob");
-  const state = readState(larder, usage, used, [...strays.targets, ...young], { work, now, grace });
+  const disk = (hasBudget(policy) ? settledFileSystemOf : fileSystemOf)(larder.cache.root);
+  const state = readState(larder, usage, used, [...strays.targets, ...young], disk, { work, now, grace });
   const plan = planPrune(state, policy, now);
   const kept = plan.decisions.filter(({ action, reference }) => action === "keep" && reference === null);
   return {
@@ -159,6 +160,7 @@ function readState(
   { files, images, catalogue, index }: Usage,
   used: UsedImage[],
   strays: Target[],
+  disk: FileSystem,
   { work, now, grace }: Pick<Moment, "work" | "now" | "grace">,
 ): PruneState {
   const { cache } = larder;
@@ -182,7 +184,6 @@ function readState(
   for (const file of staying) bytes[units[file]!] = 0;
   const kept = new Set(units.filter((_, i) => isKept(files[i]!)));
   const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
-  const { total_bytes, free_bytes } = fileSystemOf(cache.root);
   return {
     images: used.map((image) => ({
       ...toPruneImage(cache, image, files, { work, isLoading, unsettled, now, grace }),
@@ -193,8 +194,8 @@ function readState(
     disk: {
       cacheBytes: sum(files.map(({ allocated }) => allocated)),
       garbageBytes: sum(bytes.filter((_, unit) => !kept.has(unit))),
-      totalBytes: total_bytes,
-      freeBytes: free_bytes,
+      totalBytes: disk.total_bytes,
+      freeBytes: disk.free_bytes,
     },
   };
 }
