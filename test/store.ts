@@ -29,6 +29,17 @@ export interface StoredImage {
 export const OLD = 3_600_000;
 export const YOUNG = 1000;
 
+/** What no row may make a path of, with a name each. */
+export const HOSTILE_DIGESTS: [what: string, digest: string][] = [
+  ["a path that climbs", "../../canary:x"],
+  ["an algorithm that climbs", "a/../../../canary:x"],
+  ["an absolute path", "/canary:x"],
+  ["a NUL", `sha256:${"a".repeat(63)}\0`],
+  ["uppercase hex", `sha256:${"A".repeat(64)}`],
+  ["a megabyte", `sha256:${"a".repeat(2 ** 20)}`],
+  ["nothing", ""],
+];
+
 /** The digest that stands for a name. */
 export function digestOf(name: string): string {
   return `sha256:${hex(name)}`;
@@ -264,6 +275,13 @@ export class Store extends TemporaryFolder {
   /** Gives the home and all in it to another user, as root can. */
   give(uid: number): void {
     for (const path of ["", ...walk(this.path)]) chownSync(join(this.path, path), uid, uid);
+  }
+
+  /** What to run larder under, so that permissions hold for it: root may write anywhere, and gives the home away. */
+  asNobody(): string[] {
+    if (process.geteuid?.() !== 0) return [];
+    this.give(65534);
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
   }
 }
 
