@@ -2,6 +2,7 @@ import { closeSync, constants, fsyncSync, openSync, rmSync, type Stats } from "n
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
 import { keepListAtHand } from "../host/held.ts";
+import { mountsIn } from "../host/mounts.ts";
 import { type HeldFile, Unlinker } from "../host/unlink.ts";
 import { allocatedBytes, type Link, linkOf, measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
@@ -78,6 +79,7 @@ export function target(file: CacheFile): Target | Skipped | undefined {
   const stat = measure(file.path);
   if (!stat) return undefined;
   if (stat.isDirectory() && !file.folder) return skip(file, "it is a folder, and larder did not expect one");
+  if (stat.isDirectory() && mountsIn(file.path).length > 0) return skip(file, MOUNTED);
   const link = linkOf(stat);
   return {
     ...file,
@@ -288,11 +290,14 @@ function deleteOne(file: Target, guard: Guard, unlinker: Unlinker): number | str
   // Somebody else has deleted it meanwhile: done, but the bytes are not larder's.
   if (!held) return 0;
   if (!isSame(held.stat, file)) return "it changed meanwhile";
+  if (held.stat.isDirectory() && mountsIn(file.path).length > 0) return MOUNTED;
   remove(file, held);
   return held.stat.isDirectory() || held.stat.nlink === 1 ? file.bytes : 0;
 }
 
 const NO_LOCK = { [Symbol.dispose]() {} };
+// What goes with a folder that holds a mount is all of that file system.
+const MOUNTED = "a file system is mounted in it";
 
 // A new file may get the inode of the one before it, and any mtime, but not its ctime.
 function isSame(now: Stats, planned: Target): boolean {

@@ -1,5 +1,5 @@
 import { existsSync, realpathSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import { type Skipped, skip, type Target } from "../cache/delete.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import { type CacheFile, CachePaths, erofsName, FOLDERS, metadataName, vmdkName } from "../cache/paths.ts";
@@ -10,6 +10,7 @@ import { listManifestDigests } from "../db/manifests.ts";
 import type { Pins } from "../db/pins.ts";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
+import { mountsIn } from "../host/mounts.ts";
 import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
@@ -49,16 +50,16 @@ export function openToSweep(
  * in the future counts as young. `listing` is given where the cache's names have just been read.
  */
 export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: Listing): Strays {
-  const outside = FOLDERS.map((folder) => larder.cache.folder(folder)).filter((folder) => leadsOut(larder, folder));
+  const elsewhere = foldersElsewhere(larder.cache);
+  const isElsewhere = ({ path }: CacheFile) => elsewhere.has(dirname(path));
   const found = measureTargets(withLocks(larder, unaccounted(larder, listing)));
   const why = bootedBy(pins);
   const needed: Skipped[] = [];
   const targets = found.targets.filter((file) => {
     const reason = why(file);
     if (reason !== undefined) needed.push(skip(file, reason));
-    return reason === undefined && !outside.includes(dirname(file.path));
+    return reason === undefined && !isElsewhere(file);
   });
-  const skipped = found.skipped.filter(({ path }) => !outside.includes(dirname(path)));
   const now = larder.now();
   const old = targets.filter(({ mtimeMs }) => now - mtimeMs >= grace);
   const young = targets.filter(({ mtimeMs }) => now - mtimeMs < grace);
@@ -68,8 +69,8 @@ export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: 
   return {
     targets: old.filter(({ kind, digest }) => kind !== "flat_blob" || !kept.needs(digest!)),
     skipped: [
-      ...outside.map((path): Skipped => ({ kind: "foreign", path, reason: "it is a link, and may lead anywhere" })),
-      ...skipped,
+      ...[...elsewhere].map(([path, reason]): Skipped => ({ kind: "foreign", path, reason })),
+      ...found.skipped.filter((file) => !isElsewhere(file)),
       ...needed,
       ...young.map((file) => skip(file, "it is younger than the grace period")),
       ...old
@@ -81,9 +82,22 @@ export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: 
   };
 }
 
-// A folder of the cache that is really elsewhere: what lies there without a row may be anybody's.
-function leadsOut({ cache }: Larder, folder: string): boolean {
-  return existsSync(folder) && realpathSync(folder) !== join(realpathSync(cache.root), relative(cache.root, folder));
+// The folders of the cache that are really elsewhere, with the reason why nothing is swept there: what has no row may be
+// anybody's.
+function foldersElsewhere({ root }: CachePaths): Map<string, string> {
+  const elsewhere = new Map<string, string>();
+  if (!existsSync(root)) return elsewhere;
+  const real = realpathSync(root);
+  const parts = mountsIn(real).filter(({ path, isPart }) => isPart && path !== real);
+  for (const folder of FOLDERS) {
+    const path = join(root, folder);
+    const inside = join(real, folder);
+    if (!existsSync(path)) continue;
+    if (realpathSync(path) !== inside) elsewhere.set(path, "it is a link, and may lead anywhere");
+    else if (parts.some((mount) => `${inside}/`.startsWith(`${mount.path}/`)))
+      elsewhere.set(path, "it is mounted from another folder, and may be that of another home");
+  }
+  return elsewhere;
 }
 
 function* unaccounted({ db, cache }: Larder, listing?: Listing): Generator<CacheFile> {

@@ -4,6 +4,7 @@ import {
   chmodSync,
   existsSync,
   lstatSync,
+  mkdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -12,6 +13,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { larder, larderJson, run } from "../larder.ts";
+import { Mounted, mountingRefused } from "../mount.ts";
 import {
   at,
   digestOf,
@@ -679,6 +681,60 @@ describe("larder gc", () => {
         expect(pathsOf(store, report.skipped)).toEqual(expect.arrayContaining(reported));
       },
     );
+
+    const refusal = mountingRefused();
+
+    describe.skipIf(refusal !== undefined)(`mounts${refusal ? ` (${refusal})` : ""}`, () => {
+      test.each(["tmp/inspect", "tmp/load-0-1-2/deep/down"])(
+        "at %s keep what is on them, and their folder",
+        async (folder) => {
+          using store = await makeKept();
+          const outside = join(store.path, "outside");
+          await Bun.write(join(outside, "canary"), "canary");
+          utimesSync(outside, 0, 0);
+          mkdirSync(join(store.cache, folder), { recursive: true });
+          const scratch = folder.split("/", 2).join("/");
+          store.age(scratch, OLD);
+          store.write("tmp/junk");
+          using _ = new Mounted(join(store.cache, folder), "--bind", outside);
+          for (const extra of [["-n"], []]) {
+            const report = await larderJson(store.path, ["gc", ...extra]);
+            expect(pathsOf(store, report.files)).toEqual(["tmp/junk"]);
+            expect(report.skipped).toEqual([
+              { kind: "staging", path: join(store.cache, scratch), reason: "a file system is mounted in it" },
+            ]);
+          }
+          await larder(store.path, "check", "--repair");
+          expect(readFileSync(join(outside, "canary"), "utf8")).toBe("canary");
+        },
+      );
+
+      test.each(["layers", "flat"])("of another home's %s lead to no sweep there, and are reported", async (folder) => {
+        using store = await makeKept();
+        using other = await makeKept();
+        const strays = [at.layer("stray"), at.flatBlob("stray")];
+        for (const stray of strays) other.write(stray);
+        using _ = new Mounted(join(store.cache, folder), "--bind", join(other.cache, folder));
+        const report = await larderJson(store.path, ["gc"]);
+        expect(report.files).toEqual([]);
+        expect(report.skipped[0]).toMatchObject({ reason: expect.stringContaining("is mounted from another folder") });
+        expect(other.files()).toEqual([...other.filesOf("kept"), ...strays].sort());
+      });
+
+      test("of a whole file system are a part of the cache", async () => {
+        using store = await makeKept();
+        using _ = new Mounted(join(store.cache, "layers"), "-t", "tmpfs", "tmpfs");
+        store.write(at.layer("stray"));
+        expect(pathsOf(store, (await larderJson(store.path, ["gc"])).files)).toEqual([at.layer("stray")]);
+      });
+
+      test("of the cache itself are the cache", async () => {
+        using store = await makeKept();
+        store.write(at.layer("stray"));
+        using _ = new Mounted(store.cache, "--bind", store.cache);
+        expect(pathsOf(store, (await larderJson(store.path, ["gc"])).files)).toEqual([at.layer("stray")]);
+      });
+    });
 
     test("a cache that is a link is the cache", async () => {
       using store = await makeKept();

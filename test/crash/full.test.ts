@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statfsSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, TemporaryFolder } from "../larder.ts";
+import { Mounted, mountingRefused, runTool } from "../mount.ts";
 import { at, Store, vmdkOf } from "../store.ts";
 import { IS_LONG, PATIENCE } from "./bench.ts";
 import { expectNothingLost, expectRecovery, readState, rowsOf, textOf } from "./invariants.ts";
@@ -80,28 +81,24 @@ test.skipIf(REFUSAL !== undefined)(
     const layers = Array.from({ length: 60 }, (_, i) => `layer-${i}`);
     using store = await Store.make({ one: { references: ["ghcr.io/acme/one:1"], layers } });
     using small = new TemporaryFolder();
-    run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small.path);
-    try {
-      cpSync(store.cache, small.path, { recursive: true, preserveTimestamps: true });
-      writeFileSync(join(store.path, "config.json"), JSON.stringify({ paths: { cache: small.path } }));
-      // Longer than the one page that is left for it.
-      const text = vmdkOf([at.fsmeta("one"), ...layers.map(at.layer)].map((path) => `/elsewhere/cache/${path}`));
-      const vmdk = join(small.path, at.vmdk("one"));
-      writeFileSync(vmdk, text);
-      const { bavail, bsize } = statfsSync(small.path);
-      run("fallocate", "-l", String((bavail - 1) * bsize), join(small.path, "ballast"));
-      const { code, stdout } = await larder(store.path, "check", "--repair", "--format", "json");
-      const [problem] = JSON.parse(stdout).problems.filter(({ code }: { code: string }) => code === "vmdk-mislocated");
-      expect({ code, repair: problem.repair, left: problem.left }).toEqual({
-        code: 5,
-        repair: "left",
-        left: expect.stringContaining("no space is left"),
-      });
-      expect(readFileSync(vmdk, "utf8")).toBe(text);
-      expect(readdirSync(join(small.path, "tmp"))).toEqual([]);
-    } finally {
-      run("umount", small.path);
-    }
+    using _ = new Mounted(small.path, "-t", "tmpfs", "-o", "size=4m", "tmpfs");
+    cpSync(store.cache, small.path, { recursive: true, preserveTimestamps: true });
+    writeFileSync(join(store.path, "config.json"), JSON.stringify({ paths: { cache: small.path } }));
+    // Longer than the one page that is left for it.
+    const text = vmdkOf([at.fsmeta("one"), ...layers.map(at.layer)].map((path) => `/elsewhere/cache/${path}`));
+    const vmdk = join(small.path, at.vmdk("one"));
+    writeFileSync(vmdk, text);
+    const { bavail, bsize } = statfsSync(small.path);
+    runTool("fallocate", "-l", String((bavail - 1) * bsize), join(small.path, "ballast"));
+    const { code, stdout } = await larder(store.path, "check", "--repair", "--format", "json");
+    const [problem] = JSON.parse(stdout).problems.filter(({ code }: { code: string }) => code === "vmdk-mislocated");
+    expect({ code, repair: problem.repair, left: problem.left }).toEqual({
+      code: 5,
+      repair: "left",
+      left: expect.stringContaining("no space is left"),
+    });
+    expect(readFileSync(vmdk, "utf8")).toBe(text);
+    expect(readdirSync(join(small.path, "tmp"))).toEqual([]);
   },
   PATIENCE,
 );
@@ -111,19 +108,15 @@ test.skipIf(REFUSAL !== undefined)(
   async () => {
     using store = await Store.make({ one: { references: ["ghcr.io/acme/one:1"], layers: ["base"] } });
     using small = new TemporaryFolder();
-    run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small.path);
-    try {
-      // With its log folded in, as the last to leave does it.
-      cpSync(join(store.path, "db"), join(small.path, "db"), { recursive: true });
-      cpSync(store.cache, join(small.path, "cache"), { recursive: true, preserveTimestamps: true });
-      const { bavail, bsize } = statfsSync(small.path);
-      run("fallocate", "-l", String(bavail * bsize), join(small.path, "ballast"));
-      for (const args of [["list"], ["get", "ghcr.io/acme/one:1"], ["df"], ["check"], ["prune", "--unused", "-n"]]) {
-        const { code, stderr } = await larder(small.path, ...args);
-        expect([args, code, stderr.includes("larder:")]).toEqual([args, args[0] === "check" ? 5 : 0, false]);
-      }
-    } finally {
-      run("umount", small.path);
+    using _ = new Mounted(small.path, "-t", "tmpfs", "-o", "size=4m", "tmpfs");
+    // With its log folded in, as the last to leave does it.
+    cpSync(join(store.path, "db"), join(small.path, "db"), { recursive: true });
+    cpSync(store.cache, join(small.path, "cache"), { recursive: true, preserveTimestamps: true });
+    const { bavail, bsize } = statfsSync(small.path);
+    runTool("fallocate", "-l", String(bavail * bsize), join(small.path, "ballast"));
+    for (const args of [["list"], ["get", "ghcr.io/acme/one:1"], ["df"], ["check"], ["prune", "--unused", "-n"]]) {
+      const { code, stderr } = await larder(small.path, ...args);
+      expect([args, code, stderr.includes("larder:")]).toEqual([args, args[0] === "check" ? 5 : 0, false]);
     }
   },
   PATIENCE,
@@ -131,6 +124,7 @@ test.skipIf(REFUSAL !== undefined)(
 
 /** A home on a file system of its own, on which `free` KiB are left. */
 class SmallDisk implements Disposable {
+  private readonly mounted: Mounted;
   private readonly ballast: string;
 
   constructor(
@@ -140,10 +134,10 @@ class SmallDisk implements Disposable {
   ) {
     rmSync(stand.home, { recursive: true, force: true });
     mkdirSync(stand.home);
-    run("mount", "-t", "tmpfs", "-o", `size=${DISK}`, "tmpfs", stand.home);
+    this.mounted = new Mounted(stand.home, "-t", "tmpfs", "-o", `size=${DISK}`, "tmpfs");
     if (home === "store") stand.restore();
     this.ballast = join(stand.home, "ballast");
-    run("fallocate", "-l", String(this.free() - free * KIB), this.ballast);
+    runTool("fallocate", "-l", String(this.free() - free * KIB), this.ballast);
   }
 
   free(): number {
@@ -157,19 +151,6 @@ class SmallDisk implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    run("umount", this.stand.home);
+    this.mounted[Symbol.dispose]();
   }
-}
-
-function run(...command: string[]): void {
-  const { exitCode, stderr } = Bun.spawnSync(command);
-  if (exitCode !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
-}
-
-function mountingRefused(): string | undefined {
-  using folder = new TemporaryFolder();
-  const { exitCode, stderr } = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder.path]);
-  if (exitCode !== 0) return `no privilege to mount a file system: ${stderr.toString().trim()}`;
-  run("umount", folder.path);
-  return undefined;
 }

@@ -2,6 +2,7 @@ import { expect, test } from "bun:test";
 import { cpSync, mkdirSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
+import { Mounted, runTool } from "../mount.ts";
 import { Store } from "../ops/prune-store.ts";
 import { hasTool } from "../tools.ts";
 
@@ -10,6 +11,7 @@ const MIB = 1024 * 1024;
 /** A Btrfs of its own, in a file. */
 class Btrfs extends TemporaryFolder {
   readonly root = join(this.path, "root");
+  private readonly mounted: Mounted;
 
   constructor() {
     super();
@@ -17,21 +19,16 @@ class Btrfs extends TemporaryFolder {
     mkdirSync(this.root);
     runTool("truncate", "-s", "256M", image);
     runTool("mkfs.btrfs", "-q", image);
-    runTool("mount", "-o", "loop", image, this.root);
+    this.mounted = new Mounted(this.root, "-o", "loop", image);
   }
 
   override [Symbol.dispose](): void {
-    runTool("umount", this.root);
+    this.mounted[Symbol.dispose]();
     super[Symbol.dispose]();
   }
 }
 
-function runTool(...command: string[]): void {
-  const { exitCode, stderr } = Bun.spawnSync(command);
-  if (exitCode !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
-}
-
-function mountingRefused(): string | undefined {
+function refused(): string | undefined {
   if (!hasTool("mkfs.btrfs")) return "mkfs.btrfs is missing";
   try {
     using _ = new Btrfs();
@@ -41,7 +38,7 @@ function mountingRefused(): string | undefined {
   }
 }
 
-const REFUSAL = mountingRefused();
+const REFUSAL = refused();
 
 test.skipIf(REFUSAL !== undefined)(
   `settledFileSystemOf sees what has just been freed on Btrfs, so that a budget asked for again takes no more${REFUSAL ? ` (${REFUSAL})` : ""}`,
