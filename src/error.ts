@@ -47,6 +47,8 @@ const ERRNO: Record<string, string> = {
   ENFILE: "the system has too many files open",
   EIO: "the device reported an input/output error",
   EUCLEAN: "the file system is damaged (let fsck look at it)",
+  EBADMSG: "the file system is damaged (let fsck look at it)",
+  EBUSY: "it is in use, or something is mounted there",
   ESTALE: "the file is gone from the server that it lies on",
   ELOOP: "it is a symbolic link, and larder does not follow links here",
 };

@@ -13,7 +13,7 @@ import {
 import { dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { mayBeLocked } from "../host/flock.ts";
-import { adopt } from "../host/ownership.ts";
+import { adopt, refuseUnadoptable } from "../host/ownership.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
 
@@ -173,6 +173,7 @@ function hasTables(path: string): boolean {
 
 // Made and handed to the folder's owner before SQLite sees it: its own files beside it take the owner of this one.
 function claimFile(path: string): void {
+  refuseUnadoptable(dirname(path));
   const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644);
   adopt(fd, dirname(path));
   closeSync(fd);

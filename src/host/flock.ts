@@ -2,7 +2,7 @@ import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { loadLibc } from "./libc.ts";
-import { adopt, makeFolder } from "./ownership.ts";
+import { adopt, makeFolder, refuseUnadoptable } from "./ownership.ts";
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
@@ -126,6 +126,8 @@ function openLockFile(path: string): number {
 }
 
 function createLockFile(path: string, flags: number): number {
+  // Made first, it would stay: nobody unlinks a lock.
+  refuseUnadoptable(dirname(path));
   const fd = openSync(path, flags | constants.O_CREAT | constants.O_EXCL, 0o600);
   try {
     adopt(fd, dirname(path));

@@ -16,7 +16,7 @@ export function loadLibc<S extends Record<string, FFIFunction>>(symbols: S): Lib
   } catch (error) {
     throw new LarderError(
       "failed",
-      `the C library ${LIBC} cannot be called: ${asLarderError(error).message} (an address space below 3 GB has no room for what calls it: raise ulimit -v)`,
+      `the C library ${LIBC} cannot be called: ${asLarderError(error).message} (what calls it is compiled in memory: raise ulimit -v to 3 GB, and set no MemoryDenyWriteExecute=)`,
       error,
     );
   }

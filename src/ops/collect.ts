@@ -1,4 +1,5 @@
 import type { Database } from "bun:sqlite";
+import { refuseUndeletable } from "../cache/deletable.ts";
 import type { Skipped, Target } from "../cache/delete.ts";
 import type { Kind } from "../cache/paths.ts";
 import { deleteReferences } from "../db/images.ts";
@@ -201,7 +202,8 @@ function withoutNames({ db }: Larder, leaving: Leaving[], dropped: { id: number 
 
 /**
  * Applies a plan to the catalogue, in short transactions. Each asks again: an image that has got a pin or a new use
- * since stays, and is reported. Throws `damaged` where such a one has a layer that nothing names.
+ * since stays, and is reported. Throws `failed` before any goes whose files could not, and `damaged` where an image that
+ * stays has a layer that nothing names.
  */
 export async function collectRows(
   larder: Larder,
@@ -211,7 +213,10 @@ export async function collectRows(
 ): Promise<CollectedRows> {
   const { db } = larder;
   const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
-  if (plan.leaving.length + plan.layerRows.length > 0) addIndexes(db);
+  if (plan.leaving.length + plan.layerRows.length > 0) {
+    refuseUndeletable(plan.targets);
+    addIndexes(db);
+  }
   keepPages(db);
   // What a statement needs to undo itself is a half of all that a delete writes, and would go to a temporary file.
   db.run("PRAGMA temp_store = MEMORY");

@@ -1,3 +1,4 @@
+import { refuseUndeletable } from "../cache/deletable.ts";
 import { partByWork, skip } from "../cache/delete.ts";
 import { deleteReferences, findByDigest, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
@@ -90,6 +91,7 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       planned = readTransaction(db, decide);
       continue;
     }
+    refuseUndeletable(files.targets);
     addIndexes(db);
     const removal = writeTransaction(db, () => {
       // Decided before the lock, which is then held for a moment, and again where somebody wrote since: it may have

@@ -1,0 +1,113 @@
+import { describe, expect, test } from "bun:test";
+import { chmodSync, lstatSync } from "node:fs";
+import { join } from "node:path";
+import { larder, run } from "../larder.ts";
+import { Mounted, mountingRefused, runTool } from "../mount.ts";
+import { at, Store } from "../store.ts";
+
+const ONE = "ghcr.io/acme/one:1";
+const GONE = "ghcr.io/acme/gone:1";
+const isRoot = process.geteuid?.() === 0;
+const mounting = mountingRefused();
+
+/** Two images, and one that lost its name. */
+async function makeStore(): Promise<Store> {
+  const store = await Store.make({
+    one: { references: [ONE], layers: ["base", "own"] },
+    gone: { references: [GONE], layers: ["base", "theirs"] },
+  });
+  store.sql("DELETE FROM image_ref WHERE reference = ?", GONE);
+  return store;
+}
+
+const COMMANDS = [
+  ["rm", ONE],
+  ["gc", "--sweep-unrecorded"],
+  ["prune", "--unused", "--min-age", "0s", "--sweep-unrecorded"],
+];
+
+/** What stands in the way, until the block ends, and what larder runs under in it. */
+type Obstacle = (store: Store) => { under: string[] } & Disposable;
+
+const OBSTACLES: [what: string, refusal: string | undefined, says: string, obstacle: Obstacle][] = [
+  [
+    "folder may not be written",
+    undefined,
+    'cannot access "/cache/layers": permission denied',
+    (store) => {
+      const layers = join(store.cache, "layers");
+      const under = store.asNobody();
+      chmodSync(layers, 0o555);
+      return { under, [Symbol.dispose]: () => chmodSync(layers, 0o755) };
+    },
+  ],
+  [
+    "cache is on a read-only file system",
+    mounting,
+    'cannot access "/cache/manifests": the file system is read-only',
+    ({ cache }) => {
+      const mounted = new Mounted(cache, "--bind", cache);
+      runTool("mount", "-o", "remount,bind,ro", cache);
+      return { under: [], [Symbol.dispose]: () => mounted[Symbol.dispose]() };
+    },
+  ],
+  [
+    "root may not give its locks to the home's owner",
+    isRoot ? undefined : "needs root",
+    'can make nothing in "/cache/manifests", which is another user\'s',
+    (store) => {
+      store.give(12345);
+      runTool("find", store.cache, "-name", "*.lock", "-delete");
+      return { under: ["setpriv", "--bounding-set=-chown", "--inh-caps=-chown"], [Symbol.dispose]() {} };
+    },
+  ],
+  [
+    "C library cannot be called",
+    undefined,
+    "cannot be called",
+    () => ({ under: ["env", "BUN_JSC_useJIT=0"], [Symbol.dispose]() {} }),
+  ],
+  [
+    "metadata file is immutable",
+    immutability(),
+    "manifests/",
+    ({ cache }) => {
+      const paths = [ONE, GONE].map((name) => join(cache, at.metadata(name)));
+      runTool("chattr", "+i", ...paths);
+      return { under: [], [Symbol.dispose]: () => runTool("chattr", "-i", ...paths) };
+    },
+  ],
+];
+
+function immutability(): string | undefined {
+  if (!isRoot) return "needs root";
+  const { exitCode, stderr } = Bun.spawnSync([
+    "sh",
+    "-c",
+    'f=$(mktemp) && chattr +i "$f" && chattr -i "$f"; rm -f "$f"',
+  ]);
+  return exitCode === 0 ? undefined : stderr.toString().trim();
+}
+
+// Whatever could tell that something was changed, but for locks that were made and let go of.
+function picture(store: Store): unknown {
+  const files = store.files().map((path) => [path, lstatSync(join(store.cache, path)).ino]);
+  return { rows: store.rows(), files };
+}
+
+for (const [what, refusal, says, obstacle] of OBSTACLES)
+  describe.skipIf(refusal !== undefined)(`while a ${what}${refusal ? ` (${refusal})` : ""}`, () => {
+    test.each(COMMANDS)("%s takes no row whose files would have to stay", async (...args) => {
+      using store = await makeStore();
+      const before = picture(store);
+      {
+        using there = obstacle(store);
+        const { code, stdout, stderr } = await run([...args, "--home", store.path], { under: there.under });
+        expect([code, stdout]).toEqual([1, ""]);
+        expect(stderr.replaceAll(store.path, "")).toContain(says);
+      }
+      expect(picture(store)).toEqual(before);
+      expect((await larder(store.path, ...args)).code).toBe(0);
+      expect(picture(store)).not.toEqual(before);
+    });
+  });
