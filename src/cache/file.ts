@@ -3,6 +3,7 @@ import {
   constants,
   fstatSync,
   lstatSync,
+  opendirSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -80,6 +81,17 @@ export function namesIn(folder: string): string[] {
     return readdirSync(folder);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return [];
+    throw error;
+  }
+}
+
+/** Whether anything is in a folder, however many entries it has. */
+export function hasEntry(folder: string): boolean {
+  try {
+    using entries = opendirSync(folder);
+    return entries.readSync() !== null;
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return false;
     throw error;
   }
 }

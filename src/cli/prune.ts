@@ -4,7 +4,7 @@ import { parsePolicy } from "../input/policy.ts";
 import { parseDuration } from "../input/units.ts";
 import { withLarder } from "../larder.ts";
 import { shortDigest } from "../oci/digest.ts";
-import { type BudgetOutcome, type PruneReport, prune } from "../ops/prune.ts";
+import { type PruneReport, prune, shortOf } from "../ops/prune.ts";
 import { openToSweep } from "../ops/strays.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { renderTable } from "../output/table.ts";
@@ -157,7 +157,7 @@ function sayOutcome(report: PruneReport): number {
     complain(
       `the target cannot be reached: ${formatSize(missing)} are missing (${missing} bytes), and ${stays}${more}`,
     );
-    return exitCode("unreachable");
+    return report.failed.length > 0 ? 1 : exitCode("unreachable");
   }
   const short = report.target ? shortOf(report.target) : 0;
   if (short > 0) {
@@ -171,6 +171,13 @@ function sayOutcome(report: PruneReport): number {
     );
   }
   if (report.failed.length > 0) return 1;
+  const { lacking = 0 } = report.target ?? {};
+  if (lacking > 0) {
+    complain(
+      `the target was not reached: the file system still lacks ${formatSize(lacking)} (${lacking} bytes) although all that was planned has gone (what is compressed, or what a snapshot or a copy has too, does not become free; or others have written)`,
+    );
+    return exitCode("unreachable");
+  }
   return short > 0 ? exitCode("busy") : 0;
 }
 
@@ -180,8 +187,4 @@ function sayKept({ decisions, dry_run, unaccounted }: PruneReport): void {
   const causes = Map.groupBy(decisions, ({ cause }) => cause);
   const kept = [...causes].map(([cause, { length }]) => `${length} ${cause}`).join(", ");
   if (kept !== "") say(`nothing was evicted: ${kept} (--dry-run gives every reason)`);
-}
-
-function shortOf({ needed, planned, left }: BudgetOutcome): number {
-  return Math.max(needed - (planned - left), 0);
 }

@@ -225,6 +225,11 @@ export function hasLayer(db: Database, diffId: string): boolean {
   return db.query("SELECT 1 FROM layer WHERE diff_id = ?").get(diffId) !== null;
 }
 
+/** Whether any layer is on record. */
+export function hasAnyLayer(db: Database): boolean {
+  return db.query("SELECT 1 FROM layer LIMIT 1").get() !== null;
+}
+
 /** Every diff ID on record, as stored in the table. */
 export function listDiffIds(db: Database): string[] {
   return db

@@ -1,4 +1,4 @@
-import { closeSync, existsSync, openSync, statfsSync } from "node:fs";
+import { closeSync, existsSync, openSync, statfsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { loadLibc } from "./libc.ts";
 
@@ -8,8 +8,8 @@ export interface FileSystem {
   free_bytes: number;
 }
 
-// <linux/magic.h>: Btrfs.
-const LATE_TYPES = [0x9123683e];
+// <linux/magic.h>
+const BTRFS = 0x9123683e;
 
 /** The file system that a path lies on, or would lie on once it is made. */
 export function fileSystemOf(path: string): FileSystem {
@@ -22,8 +22,16 @@ export function fileSystemOf(path: string): FileSystem {
  * written what is changed: whoever deletes until enough is free would delete far more.
  */
 export function settledFileSystemOf(path: string): FileSystem {
-  if (LATE_TYPES.includes(statfsSync(existing(path)).type)) sync(existing(path));
+  if (statfsSync(existing(path)).type === BTRFS) sync(existing(path));
   return fileSystemOf(path);
+}
+
+/** Whether what two paths hold, or would hold, takes its space from one file system. */
+export function isOneFileSystem(...paths: [string, string]): boolean {
+  const [one, other] = paths.map(existing).map((path) => ({ ...statfsSync(path), device: statSync(path).dev }));
+  if (one!.device === other!.device) return true;
+  // Its subvolumes look like devices of their own.
+  return one!.type === BTRFS && other!.type === BTRFS && one!.blocks === other!.blocks;
 }
 
 function sync(path: string): void {

@@ -57,7 +57,7 @@ export function df(larder: Larder): DfReport {
   const { refused, targets } = foresee(larder, pins, strays, usage);
   const reclaimable = withoutLinked(usage.files, new Set(targets.map(({ path }) => path)));
   const byKind = Map.groupBy(usage.files, (file) => kindOf(file, unaccounted));
-  const { total_bytes, free_bytes } = fileSystemOf(larder.cache.root);
+  const { total_bytes, free_bytes } = fileSystemOf(larder.cache.folder("layers"));
   return {
     database: larder.home.database,
     cache: larder.cache.root,

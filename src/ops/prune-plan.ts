@@ -292,21 +292,30 @@ export function hasBudget({ maxSize, minFree, watermarks }: PrunePolicy): boolea
   return maxSize !== undefined || minFree !== undefined || watermarks !== undefined;
 }
 
+/** Whether it has one of free space. */
+export function asksForFreeSpace({ minFree, watermarks }: PrunePolicy): boolean {
+  return minFree !== undefined || watermarks !== undefined;
+}
+
 /** Bytes that a budget asks to free, the largest of all that are given; null without any. */
-function bytesNeeded(
-  { maxSize, minFree, watermarks }: PrunePolicy,
-  { cacheBytes, totalBytes, freeBytes }: PruneDisk,
-): number | null {
-  const needs: number[] = [];
-  if (maxSize !== undefined) needs.push(cacheBytes - maxSize);
+function bytesNeeded(policy: PrunePolicy, disk: PruneDisk): number | null {
+  if (!hasBudget(policy)) return null;
+  const { maxSize } = policy;
+  const excess = maxSize === undefined ? Number.NEGATIVE_INFINITY : disk.cacheBytes - maxSize;
+  return Math.max(excess, freeWanted(policy, disk) - disk.freeBytes);
+}
+
+/** Bytes that are free on the file system once every budget of free space holds; none where there is no such budget. */
+export function freeWanted(
+  { minFree, watermarks }: PrunePolicy,
+  { totalBytes, freeBytes }: Pick<PruneDisk, "totalBytes" | "freeBytes">,
+): number {
+  const wanted = [0];
   if (minFree !== undefined)
-    needs.push(("bytes" in minFree ? minFree.bytes : Math.ceil((totalBytes * minFree.percent) / 100)) - freeBytes);
-  if (watermarks !== undefined) {
-    const used = totalBytes - freeBytes;
-    const isHigh = used >= (totalBytes * watermarks.high) / 100;
-    needs.push(isHigh ? used - Math.floor((totalBytes * watermarks.low) / 100) : 0);
-  }
-  return needs.length === 0 ? null : Math.max(...needs);
+    wanted.push("bytes" in minFree ? minFree.bytes : Math.ceil((totalBytes * minFree.percent) / 100));
+  if (watermarks !== undefined && totalBytes - freeBytes >= (totalBytes * watermarks.high) / 100)
+    wanted.push(totalBytes - Math.floor((totalBytes * watermarks.low) / 100));
+  return Math.max(...wanted);
 }
 
 /** Evicts by budget until the ledger has freed `needed` bytes, and tells how many it cannot free, or what it waits for. */

@@ -1,7 +1,8 @@
-import { measure, namesIn } from "../cache/file.ts";
+import { hasEntry, measure, namesIn } from "../cache/file.ts";
 import { manifestNamedBy, readMetadataFile } from "../cache/metadata.ts";
 import { type CachePaths, FOLDERS } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
+import { hasAnyLayer } from "../db/layers.ts";
 import { hasAnyManifest, hasManifest, listManifestDigests } from "../db/manifests.ts";
 import { namePins, type Pins } from "../db/pins.ts";
 import { isSystemError } from "../error.ts";
@@ -40,14 +41,21 @@ export function findUnrecorded(larder: Larder, grace: number): string | undefine
 }
 
 /**
- * Why the cache cannot be that of the catalogue, or undefined: it has none of msb's folders. So looks a disk that is not
- * mounted, or a cache that a lost config.json no longer names: rows that went now would be missed once it is back.
+ * Why the cache cannot be that of the catalogue, or undefined: it has none of msb's folders, or disks and not one layer of
+ * theirs. So looks a disk that is not mounted, or a cache that a lost config.json no longer names: rows that went now would
+ * be missed once it is back.
  */
-export function findLostCache({ cache }: Larder): string | undefined {
+export function findLostCache({ db, cache }: Larder): string | undefined {
   const there = new Set(namesIn(cache.root));
-  if (FOLDERS.some((folder) => there.has(folder.split("/")[0]!))) return undefined;
-  return `there is no cache of msb's at "${cache.root}" (mount it, or evict all the same with --sweep-unrecorded)`;
+  if (!FOLDERS.some((folder) => there.has(folder.split("/")[0]!)))
+    return `there is no cache of msb's at "${cache.root}" (${MOUNT_OR_EVICT})`;
+  const [layers, disks] = [cache.folder("layers"), cache.folder("vmdk")];
+  if (!hasEntry(layers) && hasEntry(disks) && hasAnyLayer(db))
+    return `"${layers}" is empty, and what is in "${disks}" needs layers (${MOUNT_OR_EVICT})`;
+  return undefined;
 }
+
+const MOUNT_OR_EVICT = "mount it, or evict all the same with --sweep-unrecorded";
 
 /**
  * The layers that images need which msb could boot and which are not on record, by diff ID, with the metadata file that says

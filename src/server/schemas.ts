@@ -181,7 +181,14 @@ export const PruneSchema = describes<PruneReport>()(
     ),
     unmatched_keeps: strings,
     target: v.nullable(
-      v.object({ needed: integer, planned: integer, missing: integer, left: integer, waits_for: text }),
+      v.object({
+        needed: integer,
+        planned: integer,
+        missing: integer,
+        left: integer,
+        lacking: integer,
+        waits_for: text,
+      }),
     ),
     references: strings,
     ...collected,

@@ -1,9 +1,21 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
-import { larder, larderJson, TemporaryFolder } from "../larder.ts";
+import { larder, larderJson, run, TemporaryFolder } from "../larder.ts";
+import { Mounted, mountingRefused } from "../mount.ts";
 import { allocatedIn, DAY, HOUR, MINUTE, Store } from "../ops/prune-store.ts";
+import { at, digestOf, Store as OtherStore } from "../store.ts";
 import { onTerminal } from "./pty.ts";
 
 interface Decision {
@@ -427,6 +439,7 @@ describe("larder prune: plan and application", () => {
       planned: 20_480,
       missing: left - 1000,
       left: 0,
+      lacking: 0,
       waits_for: null,
     });
     expect(stderr).toContain(`(${left - 1000} bytes)`);
@@ -450,7 +463,7 @@ describe("larder prune: plan and application", () => {
         const { target, decisions } = JSON.parse(stdout);
         expect(decisions).toMatchObject([{ action: "keep", cause: "locked" }]);
         const short = allocatedIn(store.cache) - 1000;
-        expect(target).toEqual({ needed: short, planned: 0, missing: 0, left: 0, waits_for: lock });
+        expect(target).toEqual({ needed: short, planned: 0, missing: 0, left: 0, lacking: 0, waits_for: lock });
         expect(stderr).toContain(`(${short} bytes), and a pull or load is running ("${lock}")`);
       }
     }
@@ -542,9 +555,115 @@ describe("larder prune: plan and application", () => {
       planned: 40_960,
       missing: 0,
       left: 0,
+      lacking: 0,
       waits_for: null,
     });
     expect(existsSync(store.layerPath("stray"))).toBe(false);
+  });
+
+  const refusal = mountingRefused();
+
+  describe.skipIf(refusal !== undefined)(`budgets of free space${refusal ? ` (${refusal})` : ""}`, () => {
+    const MIB = 1024 * 1024;
+    const free = (path: string) => {
+      const { bavail, bsize } = statfsSync(path);
+      return bavail * bsize;
+    };
+
+    /** Three images of 4 MiB each, whose layers lie on a file system of their own. */
+    function onOwnDisk(): { store: Store; layers: string } & Disposable {
+      const store = new Store();
+      const layers = join(store.cache, "layers");
+      const disk = new Mounted(layers, "-t", "tmpfs", "-o", "size=16m", "tmpfs");
+      for (const name of ["a", "b", "c"]) store.image({ names: [`acme/${name}:1`], layers: { [name]: 4 * MIB } });
+      return {
+        store,
+        layers,
+        [Symbol.dispose]() {
+          disk[Symbol.dispose]();
+          store[Symbol.dispose]();
+        },
+      };
+    }
+
+    test("are about the file system that the layers are on", async () => {
+      using here = onOwnDisk();
+      const report = await larderJson(here.store.home, ["prune", "--min-free", String(free(here.layers) + 2 * MIB)]);
+      expect(report.references).toEqual(["acme/a:1"]);
+      expect(report.target).toMatchObject({ needed: 2 * MIB, planned: 4 * MIB, lacking: 0 });
+      expect((await larderJson(here.store.home, ["df"])).file_system.total_bytes).toBe(16 * MIB);
+    });
+
+    test("count nothing that lies on another", async () => {
+      using here = onOwnDisk();
+      here.store.file(join(here.store.cache, "tmp", "junk"), 8 * MIB);
+      const report = await larderJson(here.store.home, [
+        "prune",
+        "--min-free",
+        String(free(here.layers) + 5 * MIB),
+        "-n",
+      ]);
+      expect(report.target).toMatchObject({ needed: 5 * MIB, planned: 8 * MIB });
+      expect(outcome(report)).toMatchObject({ "acme/a:1": "evict budget", "acme/b:1": "evict budget" });
+    });
+
+    test("exit 6 where what has gone has freed nothing, as in the lower layer of an overlay", async () => {
+      using store = new Store();
+      store.image({ names: ["acme/a:1"], layers: { a: 4 * MIB } });
+      using upper = new TemporaryFolder();
+      using _disk = new Mounted(upper.path, "-t", "tmpfs", "-o", "size=16m", "tmpfs");
+      for (const name of ["upper", "work"]) mkdirSync(join(upper.path, name));
+      const how = `lowerdir=${store.cache},upperdir=${join(upper.path, "upper")},workdir=${join(upper.path, "work")}`;
+      using _overlay = new Mounted(store.cache, "-t", "overlay", "-o", how, "overlay");
+      const wanted = String(free(store.cache) + MIB);
+      const { code, stdout, stderr } = await larder(store.home, "prune", "--min-free", wanted, "--format", "json");
+      expect(code).toBe(6);
+      const { target, references } = JSON.parse(stdout);
+      expect(references).toEqual(["acme/a:1"]);
+      expect(target).toMatchObject({ missing: 0, left: 0 });
+      expect(target.lacking).toBeGreaterThanOrEqual(MIB);
+      expect(stderr).toContain(`still lacks`);
+    });
+
+    test("are refused where the file system tells no size", async () => {
+      using store = new Store();
+      store.image({ names: ["acme/a:1"] });
+      using _ = new Mounted(join(store.cache, "layers"), "-t", "ramfs", "ramfs");
+      for (const budget of [
+        ["--min-free", "1GB"],
+        ["--high", "80%", "--low", "70%"],
+      ]) {
+        const { code, stderr } = await larder(store.home, "prune", ...budget, "--min-age", "0s");
+        expect([code, stderr]).toEqual([1, expect.stringContaining("tells neither its size nor what is free")]);
+      }
+      expect(store.references()).toEqual(["acme/a:1"]);
+    });
+  });
+
+  test("exits 1 where the system refused a file, also where the budget is out of reach", async () => {
+    using store = await OtherStore.make({ one: { references: ["ghcr.io/acme/one:1"], layers: ["own"] } });
+    store.sql("INSERT INTO sandbox (name, config, status) VALUES ('web', ?, 'Stopped')", `"${digestOf("one")}"`);
+    store.write(at.layer("stray"));
+    const under = store.asNobody();
+    chmodSync(join(store.cache, "layers"), 0o555);
+    const { code, stderr } = await run(["prune", "--max-size", "1", "--home", store.path], { under });
+    chmodSync(join(store.cache, "layers"), 0o755);
+    expect(stderr).toContain("the target cannot be reached");
+    expect(stderr).toContain("permission denied");
+    expect(code).toBe(1);
+  });
+
+  test("evicts nothing where disks are there and not one layer: their own disk is not mounted", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    rmSync(store.layerPath("acme/a:1-layer"));
+    for (const extra of [["-n"], []]) {
+      const { code, stderr } = await larder(store.home, "prune", "--unused", "--min-age", "0s", ...extra);
+      expect([code, stderr]).toEqual([5, expect.stringContaining('layers" is empty')]);
+    }
+    expect(store.references()).toEqual(["acme/a:1"]);
+    expect((await larder(store.home, "prune", "--unused", "--min-age", "0s", "--sweep-unrecorded")).code).toBe(0);
+    expect(store.references()).toEqual([]);
   });
 
   test("decides about aliases singly by rule: the image stays while one name does", async () => {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, linkSync, lstatSync, mkdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { settledFileSystemOf } from "../../src/host/disk.ts";
 import { FileLock } from "../../src/host/flock.ts";
 import type { Larder } from "../../src/larder.ts";
 import {
@@ -18,9 +19,9 @@ import { allocatedIn, DAY, MINUTE, Store } from "./prune-store.ts";
 
 const OPTIONS: CollectOptions = { grace: 10 * MINUTE, sweepUnrecorded: false };
 
-async function pruneStore(store: Store, policy: Partial<PrunePolicy>): Promise<PruneReport> {
+async function pruneStore(store: Store, policy: Partial<PrunePolicy>, dryRun = false): Promise<PruneReport> {
   using home = store.open();
-  return await prune(home.larder, { ...OPTIONS, dryRun: false, policy: { keep: [], minAge: 10 * MINUTE, ...policy } });
+  return await prune(home.larder, { ...OPTIONS, dryRun, policy: { keep: [], minAge: 10 * MINUTE, ...policy } });
 }
 
 /** The rows of every named image, as a prune hands them on when it takes them all. */
@@ -360,30 +361,39 @@ describe("prune", () => {
       return store;
     }
 
-    const cases: [string, (store: Store) => string, string[], number][] = [
-      ["that of the other image", (store) => store.layerPath("b"), [], MIB],
-      ["one outside of the cache", (store) => join(store.home, "backup"), ["acme/a:1"], MIB],
-    ];
-    test.each(cases)("frees what a budget asks for: %s", async (_, place, kept, needed) => {
+    const inOther = (store: Store) => store.layerPath("b");
+    const inBackup = (store: Store) => join(store.home, "backup");
+
+    test.each<[string, (store: Store) => string, string[]]>([
+      ["that of the other image", inOther, []],
+      ["one outside of the cache", inBackup, ["acme/b:1"]],
+    ])("takes out of the cache what a budget of its size asks for: %s", async (_, place, kept) => {
       using store = linked(place);
       const before = allocatedIn(store.cache);
-      const { target, bytes_reclaimed } = await pruneStore(store, { maxSize: before - needed });
-      expect(target).toMatchObject({ needed, missing: 0, left: 0 });
+      const { target } = await pruneStore(store, { maxSize: before - MIB });
+      expect(target).toMatchObject({ needed: MIB, missing: 0, left: 0 });
       expect(store.references()).toEqual(kept);
-      expect(before - allocatedIn(store.cache)).toBe(bytes_reclaimed);
-      expect(target!.planned).toBe(bytes_reclaimed);
+      expect(before - allocatedIn(store.cache)).toBe(target!.planned);
+      expect((await pruneStore(store, { maxSize: before - MIB })).references).toEqual([]);
+    });
+
+    test("takes for a budget of free space no image whose blocks would not be free", async () => {
+      using store = linked(inBackup);
+      const { free_bytes } = settledFileSystemOf(store.cache);
+      const { decisions } = await pruneStore(store, { minFree: { bytes: free_bytes + MIB / 2 } }, true);
+      const evicted = decisions.filter(({ action }) => action === "evict");
+      expect(evicted.map(({ reference }) => reference)).toEqual(["acme/b:1"]);
     });
 
     test.each([
-      ["both names are left", (store: Store) => store.layerPath("b"), MIB],
-      ["there is a name outside of the cache", (store: Store) => join(store.home, "backup"), 0],
-    ])("counts its blocks once where a pull keeps it: %s", async (_, place, blocks) => {
+      ["both names are left", inOther, MIB],
+      ["there is a name outside of the cache", inBackup, 2 * MIB],
+    ])("counts its blocks once where a pull keeps it: %s", async (_, place, layers) => {
       using store = linked(place);
       using _pull = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
       const { target } = await pruneStore(store, { unused: true, maxSize: 0 });
-      // Beside it one layer of the same size where it is not the other image's, and the small files of both.
-      const others = (blocks === 0 ? MIB : 0) + 4 * 4096;
-      expect(target!.left).toBe(blocks + others);
+      // And the small files of both.
+      expect(target!.left).toBe(layers + 4 * 4096);
     });
 
     test("plans what it then frees", async () => {
@@ -444,7 +454,7 @@ describe("prune", () => {
     using store = new Store();
     store.flat("one", [store.image({ names: ["acme/a:1"] })]);
     const report = await pruneStore(store, { maxSize: 1024 * 1024 });
-    expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0, left: 0, waits_for: null });
+    expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0, left: 0, lacking: 0, waits_for: null });
     expect(store.references()).toEqual(["acme/a:1"]);
   });
 });
