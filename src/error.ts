@@ -41,7 +41,7 @@ const ERRNO: Record<string, string> = {
   ENOTDIR: "a part of the path is not a directory",
   EISDIR: "it is a directory",
   EROFS: "the file system is read-only",
-  ENOSPC: "no space is left on the device",
+  ENOSPC: "no space is left on the device, or no inode",
   EDQUOT: "the disk quota is used up",
   EMFILE: "too many files are open (raise the limit with ulimit -n)",
   ENFILE: "the system has too many files open",

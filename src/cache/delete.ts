@@ -4,7 +4,7 @@ import { FileLock } from "../host/flock.ts";
 import { keepListAtHand } from "../host/held.ts";
 import { mountsIn } from "../host/mounts.ts";
 import { type HeldFile, Unlinker } from "../host/unlink.ts";
-import { allocatedBytes, type Link, linkOf, measure, measureTree } from "./file.ts";
+import { allocatedBytes, isYoung, type Link, linkOf, measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
 import { findRunningScratch, findRunningWork } from "./work.ts";
 
@@ -80,7 +80,7 @@ export function target(file: CacheFile): Target | Skipped | undefined {
   if (!stat) return undefined;
   if (stat.isDirectory() && !file.folder) return skip(file, "it is a folder, and larder did not expect one");
   if (stat.isDirectory() && mountsIn(file.path).length > 0) return skip(file, MOUNTED);
-  const link = linkOf(stat);
+  const link = linkOf(file.path, stat);
   return {
     ...file,
     inode: stat.ino,
@@ -274,7 +274,7 @@ class RunningWork {
   }
 
   obstacleOf(file: Target): string | undefined {
-    if (isMetadata(file)) return this.guard.now() - file.mtimeMs < this.guard.grace ? this.scratch : undefined;
+    if (isMetadata(file)) return isYoung(file.mtimeMs, this.guard.now(), this.guard.grace) ? this.scratch : undefined;
     if (this.failure !== undefined) throw this.failure;
     return this.any;
   }

@@ -30,8 +30,16 @@ export interface Link {
 }
 
 /** Undefined for a file that has one name, and for a folder. */
-export function linkOf(stat: Stats): Link | undefined {
-  return stat.nlink > 1 && !stat.isDirectory() ? { inode: `${stat.dev}:${stat.ino}`, of: stat.nlink } : undefined;
+export function linkOf(path: string, stat: Stats): Link | undefined {
+  if (stat.nlink === 1 || stat.isDirectory()) return undefined;
+  // An overlay's numbers may be larger than a JavaScript number can tell apart.
+  const inode = Number.isSafeInteger(stat.ino) ? stat.ino : lstatSync(path, { bigint: true }).ino;
+  return { inode: `${stat.dev}:${inode}`, of: stat.nlink };
+}
+
+/** Whether something of this time is younger than `grace`; milliseconds. A time in the future is, but under no grace at all. */
+export function isYoung(mtimeMs: number, now: number, grace: number): boolean {
+  return grace > 0 && now - mtimeMs < grace;
 }
 
 /** Those of these files that have several names, together with the other names of the same file. */
@@ -53,7 +61,7 @@ export function measureTree(folder: string, counted = new Set<string>()): { byte
   const stat = unlessForbidden(() => measure(folder));
   if (!stat) return { bytes: 0, allocated: 0 };
   if (!stat.isDirectory()) {
-    const inode = linkOf(stat)?.inode;
+    const inode = linkOf(folder, stat)?.inode;
     const again = inode !== undefined && counted.has(inode);
     if (inode !== undefined) counted.add(inode);
     return { bytes: stat.size, allocated: again ? 0 : allocatedBytes(stat) };

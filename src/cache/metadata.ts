@@ -4,7 +4,7 @@ import { FolderWatch } from "../host/watch.ts";
 import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { cacheKey } from "../oci/reference.ts";
-import { measure, namesIn, readHead, readRegular } from "./file.ts";
+import { isYoung, measure, namesIn, readHead, readRegular } from "./file.ts";
 import { type CachePaths, isLock } from "./paths.ts";
 
 /** The metadata that the cache holds for a reference, or undefined; throws `invalid` for a file msb would ignore. */
@@ -144,7 +144,7 @@ export class YoungMetadataFiles {
 
   // msb renames each such file into its place (interop §3), so none is younger than the folder.
   private mayHoldYoung(folderMtimeMs: number): boolean {
-    return this.now() - folderMtimeMs < this.grace;
+    return isYoung(folderMtimeMs, this.now(), this.grace);
   }
 
   private readFolder(folderMtimeMs: number): YoungMetadata[] {
@@ -157,7 +157,7 @@ export class YoungMetadataFiles {
       if (isLock(name)) continue;
       const file = this.cache.classify("manifests", name);
       const stat = file.kind === "metadata" ? measure(file.path) : undefined;
-      if (!stat || this.now() - stat.mtimeMs >= this.grace) continue;
+      if (!stat || !isYoung(stat.mtimeMs, this.now(), this.grace)) continue;
       try {
         const metadata = readMetadataFile(file.path);
         if (!metadata) continue;

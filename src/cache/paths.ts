@@ -170,6 +170,12 @@ export class CachePaths {
     return kind === "layer" || kind === "fsmeta" ? join(this.realFolder(folder), basename(path)) : undefined;
   }
 
+  /** Whether the path that an extent of a VMDK names leads to that place, as it is or by way of a link to the cache. */
+  isInPlace(path: string): boolean {
+    const place = this.relocated(path);
+    return place === path || (existsSync(path) && realpathSync(path) === place);
+  }
+
   private metadataLock(key: string): string {
     return this.at("manifests", `${key}.lock`);
   }

@@ -2,7 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isLocked } from "../host/flock.ts";
 import { namesHeldBeside } from "../host/held.ts";
-import { measure, namesIn } from "./file.ts";
+import { isYoung, measure, namesIn } from "./file.ts";
 import { type CachePaths, isLock, isWorkScratch, WORK_LOCKS } from "./paths.ts";
 
 /**
@@ -43,7 +43,7 @@ export function findRunningScratch(cache: CachePaths, now: number, grace: number
     if (!isWorkScratch(name)) continue;
     const path = join(cache.folder("tmp"), name);
     const stat = measure(path);
-    if (stat && (now - stat.mtimeMs < grace || isOfLivingMsb(name))) return path;
+    if (stat && (isYoung(stat.mtimeMs, now, grace) || isOfLivingMsb(name))) return path;
   }
   return undefined;
 }

@@ -6,7 +6,7 @@ import { parseBatchLine } from "../input/batch.ts";
 import { type Larder, openOrCreate, withLarder } from "../larder.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
-import { type Entry, metadataFor, type Persisted, persistEach } from "../ops/persist.ts";
+import { type Entry, entryFor, type Persisted, persistEach } from "../ops/persist.ts";
 import { printable } from "../output/table.ts";
 import { defineCommand, firstFailure, tryEach } from "./command.ts";
 import { progressBar } from "./progress.ts";
@@ -68,8 +68,9 @@ interface Outcome {
 // A home is opened, and so perhaps made, only once there is something to put on record.
 async function persistNamed(home: Home, references: string[], shared: ImageMetadata | undefined): Promise<Outcome> {
   const { done: entries, failed } = tryEach(references, (reference): Entry => {
+    if (shared === undefined) return entryFor(home, reference);
     parseReference(reference);
-    return { reference, metadata: shared ?? metadataFor(home, reference) };
+    return { reference, metadata: shared };
   });
   const outcome: Outcome = { done: [], failed };
   if (entries.length === 0) return outcome;

@@ -8,8 +8,8 @@ export const BUSY_TIMEOUT_MS = 5000;
 class LeaseHeld extends Error {}
 
 /**
- * Runs `change` inside `BEGIN IMMEDIATE` … `COMMIT`. It must do no file I/O and must not wait: all of msb waits
- * meanwhile. msb takes its install lease for a moment at every start (interop §2), so that one is waited for.
+ * Runs `change` inside `BEGIN IMMEDIATE` … `COMMIT`. It must read and write no file and must not wait: all of msb
+ * waits meanwhile. msb takes its install lease for a moment at every start (interop §2), so that one is waited for.
  * Throws `busy` when a writer or the lease stays in the way.
  */
 export function writeTransaction<T>(db: Database, change: () => T): T {

@@ -1,6 +1,7 @@
 import type { Database } from "bun:sqlite";
+import type { Stats } from "node:fs";
 import { measure } from "../cache/file.ts";
-import { readMetadata } from "../cache/metadata.ts";
+import { readMetadataFile } from "../cache/metadata.ts";
 import { CachePaths } from "../cache/paths.ts";
 import { upsertConfig } from "../db/configs.ts";
 import { upsertReference } from "../db/images.ts";
@@ -13,12 +14,14 @@ import type { Home } from "../home.ts";
 import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, type Platform, platformOf } from "../oci/metadata.ts";
-import { canonicalReference, parseReference } from "../oci/reference.ts";
+import { cacheKey, canonicalReference } from "../oci/reference.ts";
 
 /** An image to put on record, already checked. */
 export interface Entry {
   reference: string;
   metadata: ImageMetadata;
+  /** The cache's own file that the metadata was read from, as it was then. */
+  source?: { path: string; stat: Stats };
 }
 
 /** What was put on record. */
@@ -28,11 +31,12 @@ export interface Persisted {
   digest: Digest;
 }
 
-/** The metadata that the cache holds for a reference; throws `not_found`, or `invalid` for what cannot be used. */
-export function metadataFor(home: Pick<Home, "cache">, reference: string): ImageMetadata {
-  parseReference(reference);
-  const metadata = readMetadata(new CachePaths(home.cache), reference);
-  if (metadata) return metadata;
+/** A reference with the metadata that the cache holds for it; throws `not_found`, or `invalid` for what cannot be used. */
+export function entryFor(home: Pick<Home, "cache">, reference: string): Entry {
+  const { path } = new CachePaths(home.cache).metadata(cacheKey(reference));
+  const stat = measure(path);
+  const metadata = readMetadataFile(path);
+  if (stat && metadata) return { reference, metadata, source: { path, stat } };
   throw new LarderError(
     "not_found",
     `cannot persist ${JSON.stringify(reference)}: the cache "${home.cache}" holds no metadata for it (pull or load it with msb, or give --metadata FILE)`,
@@ -42,7 +46,7 @@ export function metadataFor(home: Pick<Home, "cache">, reference: string): Image
 /**
  * Puts images on record in one transaction: manifest, config, layers, junctions and reference each. One on record
  * already is updated in place, and loses no layer by it. References are checked before anything is written; throws
- * `invalid`, `busy`. `transaction` may be one that is timed.
+ * `invalid`, `busy`, and `not_found` where a metadata file is gone by now. `transaction` may be one that is timed.
  */
 export function persist(larder: Larder, entries: Entry[], transaction = writeTransaction): Persisted[] {
   const persisted = entries.map(({ reference, metadata }) => ({
@@ -50,18 +54,31 @@ export function persist(larder: Larder, entries: Entry[], transaction = writeTra
     canonical: canonicalReference(reference),
     digest: metadata.manifest_digest,
   }));
-  // Measured before the transaction: no file is touched inside it.
+  // Measured before the transaction, in which files are looked at only to see that they are still there.
   const sizes = measureArtifacts(larder, entries);
   const now = larder.now();
   const layerIds = new Map<Digest, number>();
   addIndexes(larder.db);
   unsynced(larder.db, () =>
     transaction(larder.db, () => {
+      for (const entry of entries) refuseChanged(entry);
       for (const { reference, metadata } of entries)
         upsertReference(larder.db, reference, recordImage(larder.db, metadata, sizes, now, true, null, layerIds), now);
     }),
   );
   return persisted;
+}
+
+// Asked while nobody else can write: a removal or a prune deletes the metadata file before all others, and only while no row
+// wants it. Where it is still the one that was read, the layers are there that were there then.
+function refuseChanged({ reference, source }: Entry): void {
+  if (!source) return;
+  const { path, stat } = source;
+  const now = measure(path);
+  if (now?.ino === stat.ino && now.ctimeMs === stat.ctimeMs) return;
+  const what = `cannot persist ${JSON.stringify(reference)}: its metadata "${path}"`;
+  if (!now) throw new LarderError("not_found", `${what} was deleted meanwhile`);
+  throw new LarderError("busy", `${what} was replaced meanwhile; try again`);
 }
 
 /**
@@ -77,15 +94,15 @@ export function* persistEach<E extends Entry>(
     const persisted = persist(larder, entries, transaction);
     yield* entries.map((entry, i): [E, Persisted] => [entry, persisted[i]!]);
   } catch (error) {
-    if (!isInvalid(error)) throw error;
+    if (!isRefused(error)) throw error;
     const [entry, ...others] = entries as [E, ...E[]];
     if (others.length === 0) yield [entry, error];
     else for (const each of entries) yield* persistEach(larder, [each]);
   }
 }
 
-function isInvalid(error: unknown): error is LarderError {
-  return error instanceof LarderError && error.code === "invalid";
+function isRefused(error: unknown): error is LarderError {
+  return error instanceof LarderError && (error.code === "invalid" || error.code === "not_found");
 }
 
 // As msb commits: a power cut may take the last images off the record, and they can be put there again. What deletes

@@ -1,5 +1,5 @@
 import type { Target } from "../cache/delete.ts";
-import { groupLinks, type Link, measure } from "../cache/file.ts";
+import { groupLinks, isYoung, type Link, measure } from "../cache/file.ts";
 import { type CachePaths, FOLDERS } from "../cache/paths.ts";
 import { findRunningScratch } from "../cache/work.ts";
 import { LarderError } from "../error.ts";
@@ -183,5 +183,5 @@ function findHeldFile(
   const fsmeta = isDigest(manifest.digest) ? [cache.fsmeta(manifest.digest).lock!] : [];
   const held = [...metadata.map(({ lock }) => lock), ...fsmeta, ...layers].find(mayBeLocked);
   if (held !== undefined || !isLoading) return held;
-  return metadata.find(({ path }) => now - (measure(path)?.mtimeMs ?? 0) < grace)?.path;
+  return metadata.find(({ path }) => isYoung(measure(path)?.mtimeMs ?? 0, now, grace))?.path;
 }

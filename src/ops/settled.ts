@@ -1,5 +1,5 @@
 import { PATIENCE_MS, WAIT_MS } from "../cache/delete.ts";
-import { measure } from "../cache/file.ts";
+import { isYoung, measure } from "../cache/file.ts";
 import { findRunningScratch } from "../cache/work.ts";
 import { lastRecorded } from "../db/images.ts";
 import { type Code, LarderError } from "../error.ts";
@@ -37,8 +37,8 @@ export async function awaitSettled(
   }
 }
 
-// msb puts an image on record within moments of its metadata file, and waits 5 s for the write lock at most.
-const COMMIT_MS = 10_000;
+/** Within how long of its metadata file msb has put an image on record: it waits 5 s for the write lock at most. */
+export const COMMIT_MS = 10_000;
 
 /** What stands in the way at this moment, by canonical reference. */
 export function findObstacles(larder: Larder, canonicals: string[], grace: number): Map<string, Obstacle> {
@@ -66,7 +66,7 @@ function findWriter({ cache, now }: Larder, canonical: string, grace: number): s
   const { path, lock } = cache.metadata(canonicalKey(canonical));
   if (isLocked(lock)) return lock;
   const stat = measure(path);
-  return stat && now() - stat.mtimeMs < grace ? findRunningScratch(cache, now(), grace) : undefined;
+  return stat && isYoung(stat.mtimeMs, now(), grace) ? findRunningScratch(cache, now(), grace) : undefined;
 }
 
 function isUnsettled({ db, cache, now }: Larder, canonical: string): boolean {

@@ -1,6 +1,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type Skipped, skip, type Target } from "../cache/delete.ts";
+import { isYoung } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import { type CacheFile, CachePaths, erofsName, FOLDERS, metadataName, vmdkName } from "../cache/paths.ts";
 import { type Listing, scanCache } from "../cache/scan.ts";
@@ -61,8 +62,8 @@ export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: 
     return reason === undefined && !isElsewhere(file);
   });
   const now = larder.now();
-  const old = targets.filter(({ mtimeMs }) => now - mtimeMs >= grace);
-  const young = targets.filter(({ mtimeMs }) => now - mtimeMs < grace);
+  const young = targets.filter(({ mtimeMs }) => isYoung(mtimeMs, now, grace));
+  const old = targets.filter(({ mtimeMs }) => !isYoung(mtimeMs, now, grace));
   // A ref that stays keeps its blob, whatever the age of that.
   const kept = new FlatBlobs();
   for (const { kind, path } of young) if (kind === "flat_ref") kept.add(path);
@@ -72,7 +73,7 @@ export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: 
       ...[...elsewhere].map(([path, reason]): Skipped => ({ kind: "foreign", path, reason })),
       ...found.skipped.filter((file) => !isElsewhere(file)),
       ...needed,
-      ...young.map((file) => skip(file, "it is younger than the grace period")),
+      ...young.map((file) => skip(file, file.mtimeMs > now ? FUTURE : "it is younger than the grace period")),
       ...old
         .filter(({ kind, digest }) => kind === "flat_blob" && kept.needs(digest!))
         .map((file) => skip(file, "a flat ref needs it")),
@@ -81,6 +82,8 @@ export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: 
     young: young.filter(({ mtimeMs }) => mtimeMs <= now),
   };
 }
+
+const FUTURE = "it is dated in the future (a grace of 0s takes it all the same)";
 
 // The folders of the cache that are really elsewhere, with the reason why nothing is swept there: what has no row may be
 // anybody's.

@@ -15,6 +15,7 @@ import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
 import { PinWatch } from "./pins.ts";
+import { COMMIT_MS } from "./settled.ts";
 import { bootedBy } from "./snapshots.ts";
 
 /** How a sweep treats time and interruption. */
@@ -89,7 +90,7 @@ export function foreseeSoon(
   grace: number,
 ): { targets: Target[]; later: Target[]; skipped: Skipped[] } {
   if (!files.some(({ kind }) => SPOKEN_FOR[kind])) return { targets: files, later: [], skipped: [] };
-  using young = new YoungMetadataFiles(cache, now, grace);
+  using young = youngMetadata({ cache, now }, grace);
   const going = new Set(files.flatMap(({ kind, path }) => (kind === "metadata" ? basename(path) : [])));
   const gone = new Set(leaving);
   const isRecorded = (manifest: Digest) => !gone.has(manifest) && hasManifest(db, manifest);
@@ -119,7 +120,7 @@ class Wants {
     grace: number,
   ) {
     this.pins = new PinWatch(larder);
-    this.young = new YoungMetadataFiles(larder.cache, larder.now, grace);
+    this.young = youngMetadata(larder, grace);
   }
 
   /**
@@ -207,3 +208,9 @@ const SPOKEN_FOR: Partial<Record<Kind, "layer" | "manifest">> = {
 };
 
 const SOON = "a metadata file written just now needs it";
+
+// Those whose rows may be about to follow. No grace is too short for that: a load of what the cache has already shows in
+// nothing else.
+function youngMetadata({ cache, now }: Pick<Larder, "cache" | "now">, grace: number): YoungMetadataFiles {
+  return new YoungMetadataFiles(cache, now, Math.max(grace, COMMIT_MS));
+}

@@ -1,4 +1,4 @@
-import { hasEntry, measure, namesIn } from "../cache/file.ts";
+import { hasEntry, isYoung, measure, namesIn } from "../cache/file.ts";
 import { manifestNamedBy, readMetadataFile } from "../cache/metadata.ts";
 import { type CachePaths, FOLDERS } from "../cache/paths.ts";
 import { scanCache } from "../cache/scan.ts";
@@ -34,7 +34,7 @@ export function findUnrecorded(larder: Larder, grace: number): string | undefine
   if (!hasAnyManifest(larder.db)) return `it has no image on record (${PERSIST_OR_SWEEP})`;
   for (const { path, digest } of eachUnrecorded(larder.cache, (digest) => hasManifest(larder.db, digest))) {
     const stat = measure(path);
-    if (stat && larder.now() - stat.mtimeMs >= grace)
+    if (stat && !isYoung(stat.mtimeMs, larder.now(), grace))
       return `"${path}" names ${digest}, which is not on record (${PERSIST_OR_SWEEP})`;
   }
   return undefined;

@@ -162,7 +162,7 @@ function indexFiles(entries: Iterable<CacheFile>, files: UsedFile[]): FileIndex 
   for (const file of entries) {
     const stat = measure(file.path);
     if (!stat) continue;
-    const link = linkOf(stat);
+    const link = linkOf(file.path, stat);
     const again = link !== undefined && counted.has(link.inode);
     if (link) counted.add(link.inode);
     const { bytes, allocated } = stat.isDirectory()

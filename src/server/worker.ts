@@ -9,7 +9,7 @@ import { examine } from "../ops/check/report.ts";
 import { df } from "../ops/df.ts";
 import { gc } from "../ops/gc.ts";
 import { notFound } from "../ops/images.ts";
-import { type Entry, metadataFor, type Persisted, persist, persistEach } from "../ops/persist.ts";
+import { type Entry, entryFor, type Persisted, persist, persistEach } from "../ops/persist.ts";
 import { prune } from "../ops/prune.ts";
 import { remove } from "../ops/remove.ts";
 import { openToSweep } from "../ops/strays.ts";
@@ -70,11 +70,11 @@ function open(home: Home, job: Exclude<Job, { kind: "persist" | "batch" | "exami
 // A home is opened, and so perhaps made, only once there is something to put on record.
 function persistOne(home: Home, reference: string, text: string | null): Persisted {
   parseReference(reference);
-  const metadata = text === null ? metadataFor(home, reference) : parseMetadata(text, "body");
+  const entry = text === null ? entryFor(home, reference) : { reference, metadata: parseMetadata(text, "body") };
   warm ??= new WarmHome(home, openOrCreate);
   clearTimeout(idle);
   try {
-    return warm.use((larder) => persist(larder!, [{ reference, metadata }])[0]!);
+    return warm.use((larder) => persist(larder!, [entry])[0]!);
   } finally {
     idle = setTimeout(() => warm?.close(), KEPT_MS);
   }

@@ -244,12 +244,17 @@ describe("larder gc", () => {
     expect(store.has(at.layer("stray"))).toBe(stays);
   });
 
-  test("takes a file of the future for a young one", async () => {
+  test("takes a file of the future for a young one, unless there is no grace", async () => {
     using store = await makeKept();
-    store.write(at.layer("stray"), "junk", -OLD);
-    const report = await larderJson(store.path, ["gc", "--grace", "0s"]);
-    expect(pathsOf(store, report.skipped)).toEqual([at.layer("stray")]);
-    expect(store.has(at.layer("stray"))).toBe(true);
+    const scratch = "tmp/load-0-1-0.blob";
+    for (const path of [at.layer("stray"), scratch]) store.write(path, "junk", -OLD);
+    const report = await larderJson(store.path, ["gc", "--grace", "1s"]);
+    expect(pathsOf(store, report.skipped)).toEqual([at.layer("stray"), scratch]);
+    expect(report.skipped[0].reason).toContain("dated in the future");
+    expect(pathsOf(store, (await larderJson(store.path, ["gc", "--grace", "0s"])).files)).toEqual([
+      at.layer("stray"),
+      scratch,
+    ]);
   });
 
   test("refuses a grace that is no duration before it opens anything", async () => {

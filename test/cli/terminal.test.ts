@@ -78,7 +78,7 @@ describe("standard output", () => {
   test("that is full is a failure, told in a sentence", async () => {
     const { code, stdout, stderr } = await shell(`larder list --home "$HOME_DIR" >/dev/full`);
     expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-    expect(stderr).toBe("larder: standard output: write failed: no space is left on the device\n");
+    expect(stderr).toBe("larder: standard output: write failed: no space is left on the device, or no inode\n");
   });
 
   test("that is closed sends nothing into the database", async () => {

@@ -520,6 +520,15 @@ const ARTIFACTS: Case[] = [
     found: ["vmdk-mislocated"],
   },
   {
+    name: "a disk that names its files by a link to the cache",
+    damage: (home) => {
+      const link = join(home.path, "by link");
+      symlinkSync(home.cache, link);
+      changeText(home.vmdk(ONE), (text) => text.replaceAll(home.cache, link));
+    },
+    found: [],
+  },
+  {
     name: "a disk that names a file that is none of a cache",
     damage: (home) => changeText(home.vmdk(ONE), (text) => text.replace(home.layer(OWN), "/etc/passwd")),
     found: ["vmdk-mislocated"],

@@ -1,5 +1,15 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, linkSync, lstatSync, mkdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  renameSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { settledFileSystemOf } from "../../src/host/disk.ts";
 import { FileLock } from "../../src/host/flock.ts";
@@ -334,6 +344,22 @@ describe("prune", () => {
     };
     await expect(prune(home.larder, { ...options, evicted: tell })).rejects.toThrow("an msb downgrade is not finished");
     expect(evicted).toEqual(["acme/a:1"]);
+  });
+
+  test("leaves the files of an image that msb loads again once its rows have gone, be the grace none at all", async () => {
+    using store = new Store();
+    const digest = store.image({ names: ["acme/a:1"], layers: { a: 8192 } });
+    using home = store.open();
+    const evicted = () => {
+      const path = store.metadataPath("acme/a:1");
+      copyFileSync(path, `${path}.part`);
+      renameSync(`${path}.part`, path);
+    };
+    const policy = { keep: [], minAge: 0, unused: true };
+    const { skipped } = await prune(home.larder, { ...OPTIONS, grace: 0, dryRun: false, policy, evicted });
+    const files = [store.layerPath("a"), store.fsmetaPath(digest), store.vmdkPath(digest)];
+    for (const file of files) expect(existsSync(file)).toBe(true);
+    expect(skipped.map(({ path }) => path).sort()).toEqual([store.metadataPath("acme/a:1"), ...files].sort());
   });
 
   test("tells how much of a budget's plan was left because a pull runs", async () => {

@@ -169,7 +169,7 @@ function* checkVmdk(
     return;
   }
   const missing = extents.find(({ path }) => !measure(path)?.isFile());
-  const strange = extents.find(({ path }) => path !== larder.cache.relocated(path));
+  const strange = extents.find(({ path }) => !larder.cache.isInPlace(path));
   if (strange) {
     const mend = canRelocate(larder, extents) ? ({ kind: "relocate", file } as const) : undefined;
     yield problem("vmdk-mislocated", subject, `"${file.path}" names "${strange.path}"`, mend);
