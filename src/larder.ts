@@ -1,8 +1,16 @@
 import type { Database } from "bun:sqlite";
 import { dirname } from "node:path";
 import { CachePaths } from "./cache/paths.ts";
-import { createCatalogue, emptyCatalogue, migrationLock, openForReading, openForWriting } from "./db/open.ts";
+import {
+  createCatalogue,
+  emptyCatalogue,
+  migrationLock,
+  openForReading,
+  openForWriting,
+  whyUnwritable,
+} from "./db/open.ts";
 import { asCatalogueError, BUSY_TIMEOUT_MS } from "./db/write.ts";
+import { LarderError } from "./error.ts";
 import type { Home } from "./home.ts";
 import { FileLock } from "./host/flock.ts";
 import { makeFolder } from "./host/ownership.ts";
@@ -33,6 +41,18 @@ export function openEmpty(home: Home): Larder {
 /** Opens a home to change; undefined where no catalogue is. */
 export function openToWrite(home: Home): Larder | undefined {
   return wrap(home, openForWriting(home.database));
+}
+
+/**
+ * Opens a home to plan a change, and reads only; undefined where no catalogue is. Throws what `openToWrite` throws of one that
+ * must not be written to: a dry run must not promise what is refused then.
+ */
+export function openToPlan(home: Home): Larder | undefined {
+  const larder = openToRead(home);
+  const why = larder && whyUnwritable(larder.db, home.database);
+  if (why === undefined) return larder;
+  closeLarder(larder!);
+  throw new LarderError("failed", why);
 }
 
 /** Opens a home to change, and makes home and catalogue where they are missing, under msb's migration lock. */

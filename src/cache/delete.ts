@@ -1,6 +1,6 @@
 import { closeSync, constants, fsyncSync, openSync, rmSync, type Stats } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
-import { FileLock } from "../host/flock.ts";
+import { FileLock, mayBeLocked } from "../host/flock.ts";
 import { keepListAtHand } from "../host/held.ts";
 import { mountsIn } from "../host/mounts.ts";
 import { type HeldFile, Unlinker } from "../host/unlink.ts";
@@ -153,7 +153,7 @@ async function deleteInTurn(targets: Target[], guard: Guard, report: DeleteRepor
   }
 }
 
-/** Parts files into those that may go at this moment and those that a pull or load, which runs, forbids to delete. */
+/** Parts files into those that may go at this moment, and those that running work or a lock of their own forbids to delete. */
 export function partByWork(
   targets: Target[],
   guard: Pick<Guard, "cache" | "now" | "grace">,
@@ -163,13 +163,18 @@ export function partByWork(
   const parted = { targets: [] as Target[], forbidden: [] as Target[], skipped: [] as Skipped[] };
   for (const file of targets) {
     const obstacle = work.obstacleOf(file);
-    if (obstacle === undefined) parted.targets.push(file);
+    const isHeld = obstacle === undefined && file.lock !== undefined && mayBeLocked(file.lock);
+    if (obstacle === undefined && !isHeld) parted.targets.push(file);
     else {
       parted.forbidden.push(file);
-      parted.skipped.push(skip(file, describeWork(obstacle)));
+      parted.skipped.push(skip(file, obstacle === undefined ? describeLock(file) : describeWork(obstacle)));
     }
   }
   return parted;
+}
+
+function describeLock({ lock }: Target): string {
+  return `its lock is held ("${lock}")`;
 }
 
 function describeWork(obstacle: string): string {
@@ -245,6 +250,7 @@ class RunningWork {
   /** Why that cannot be told: then no file may go that any work forbids. */
   private readonly failure: unknown;
   private readonly scratch: string | undefined;
+  private readonly scratchFailure: unknown;
   private readonly until: number;
 
   constructor(private readonly guard: Pick<Guard, "cache" | "now" | "grace">) {
@@ -255,7 +261,11 @@ class RunningWork {
     } catch (failure) {
       this.failure = failure;
     }
-    if (this.any !== undefined || this.failure !== undefined) this.scratch = findRunningScratch(cache, now(), grace);
+    try {
+      if (this.any !== undefined || this.failure !== undefined) this.scratch = findRunningScratch(cache, now(), grace);
+    } catch (failure) {
+      this.scratchFailure = failure;
+    }
     const end = performance.now();
     this.until = end + Math.max(end - start, FRESH_MS);
   }
@@ -274,7 +284,11 @@ class RunningWork {
   }
 
   obstacleOf(file: Target): string | undefined {
-    if (isMetadata(file)) return isYoung(file.mtimeMs, this.guard.now(), this.guard.grace) ? this.scratch : undefined;
+    if (isMetadata(file)) {
+      if (!isYoung(file.mtimeMs, this.guard.now(), this.guard.grace)) return undefined;
+      if (this.scratchFailure !== undefined) throw this.scratchFailure;
+      return this.scratch;
+    }
     if (this.failure !== undefined) throw this.failure;
     return this.any;
   }
@@ -285,7 +299,7 @@ function deleteOne(file: Target, guard: Guard, unlinker: Unlinker): number | str
   const reason = guard.wanted(file);
   if (reason !== undefined) return reason;
   using lock = file.lock === undefined ? NO_LOCK : FileLock.take(file.lock);
-  if (!lock) return `its lock is held ("${file.lock}")`;
+  if (!lock) return describeLock(file);
   using held = unlinker.hold(file.path);
   // Somebody else has deleted it meanwhile: done, but the bytes are not larder's.
   if (!held) return 0;

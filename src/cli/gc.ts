@@ -44,8 +44,9 @@ export default defineCommand({
       }),
     ).finally(bar.end);
     await emit(format, report, () => renderReport(report));
+    const code = sayOutcome(report);
     interruption.explain(FILES_LEFT);
-    return interruption.exitCode ?? sayOutcome(report);
+    return interruption.exitCode ?? code;
   },
 });
 

@@ -81,9 +81,9 @@ function renderList(images: Iterable<ImageRow>, pins: Pins): string {
   const rows: string[][] = [];
   const users: string[] = [];
   for (const image of images) {
-    const { reference, digest, sizeBytes, createdAt } = image;
+    const { id, reference, digest, sizeBytes, createdAt } = image;
     rows.push([
-      `${reference ?? "(untagged)"}${damageOf(image).length > 0 ? " (damaged)" : ""}`,
+      `${reference ?? (id === null ? "(untagged)" : "(unreadable)")}${damageOf(image).length > 0 ? " (damaged)" : ""}`,
       digest === null ? "-" : shortDigest(digest),
       sizeBytes === null ? "-" : formatSize(sizeBytes),
       createdAt === null ? "-" : formatAge(now - createdAt.ms),

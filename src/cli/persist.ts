@@ -8,7 +8,7 @@ import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { type Entry, entryFor, type Persisted, persistEach } from "../ops/persist.ts";
 import { printable } from "../output/table.ts";
-import { defineCommand, firstFailure, tryEach } from "./command.ts";
+import { defineCommand, firstFailure } from "./command.ts";
 import { progressBar } from "./progress.ts";
 import { complain, emitList } from "./terminal.ts";
 
@@ -55,27 +55,44 @@ export default defineCommand({
     await emitList(format, done, () =>
       done.map(({ reference, digest }) => `persisted  ${printable(reference)}  ${digest}\n`).join(""),
     );
-    for (const { message } of failed) complain(message);
-    return firstFailure(failed);
+    const errors = failed.sort((a, b) => a.at - b.at).map(({ error }) => error);
+    for (const { message } of errors) complain(message);
+    return firstFailure(errors);
   },
 });
 
 interface Outcome {
   done: Persisted[];
-  failed: LarderError[];
+  failed: Failure[];
+}
+
+interface Failure {
+  /** Which operand, or which line. */
+  at: number;
+  error: LarderError;
+}
+
+/** One of the images to put on record, by its place among them. */
+interface Numbered extends Entry {
+  at: number;
 }
 
 // A home is opened, and so perhaps made, only once there is something to put on record.
 async function persistNamed(home: Home, references: string[], shared: ImageMetadata | undefined): Promise<Outcome> {
-  const { done: entries, failed } = tryEach(references, (reference): Entry => {
-    if (shared === undefined) return entryFor(home, reference);
-    parseReference(reference);
-    return { reference, metadata: shared };
-  });
-  const outcome: Outcome = { done: [], failed };
+  const outcome: Outcome = { done: [], failed: [] };
+  const entries: Numbered[] = [];
+  for (const [at, reference] of references.entries()) {
+    try {
+      parseReference(reference);
+      entries.push({ ...(shared ? { reference, metadata: shared } : entryFor(home, reference)), at });
+    } catch (error) {
+      outcome.failed.push({ at, error: asLarderError(error) });
+    }
+  }
   if (entries.length === 0) return outcome;
   await recordInto(outcome, home, (larder) => {
-    for (const [{ reference }, each] of persistEach(larder, entries)) add(outcome, each, JSON.stringify(reference));
+    for (const [{ at, reference }, each] of persistEach(larder, entries))
+      add(outcome, each, at, JSON.stringify(reference));
   });
   return outcome;
 }
@@ -89,17 +106,18 @@ async function persistBatch(home: Home, path: string): Promise<Outcome> {
   if (first.done) return outcome;
   const bar = progressBar("persisted");
   await recordInto(outcome, home, async (larder) => {
-    for (let batch: IteratorResult<Line[]> = first; !batch.done; batch = await batches.next()) {
+    for (let batch: IteratorResult<Numbered[]> = first; !batch.done; batch = await batches.next()) {
       const timed: typeof writeTransaction = (db, change) => size.run(db, batch.value.length, change);
-      for (const [{ line }, each] of persistEach(larder, batch.value, timed)) add(outcome, each, `line ${line}`);
+      for (const [{ at }, each] of persistEach(larder, batch.value, timed)) add(outcome, each, at, `line ${at}`);
       bar.show(outcome.done.length);
     }
   }).finally(bar.end);
   return outcome;
 }
 
-function add({ done, failed }: Outcome, each: Persisted | LarderError, where: string): void {
-  if (each instanceof LarderError) failed.push(new LarderError(each.code, `${where}: ${each.message}`, each));
+function add({ done, failed }: Outcome, each: Persisted | LarderError, at: number, where: string): void {
+  if (each instanceof LarderError)
+    failed.push({ at, error: new LarderError(each.code, `${where}: ${each.message}`, each) });
   else done.push(each);
 }
 
@@ -109,25 +127,22 @@ async function recordInto(
   home: Home,
   work: (larder: Larder) => void | Promise<void>,
 ): Promise<void> {
-  await withLarder(openOrCreate(home), work).catch((error) => failed.push(asLarderError(error)));
-}
-
-interface Line extends Entry {
-  line: number;
+  const at = Number.POSITIVE_INFINITY;
+  await withLarder(openOrCreate(home), work).catch((error) => failed.push({ at, error: asLarderError(error) }));
 }
 
 async function* readBatches(
   path: string,
-  failed: LarderError[],
+  failed: Failure[],
   batches: { size: number },
-): AsyncGenerator<Line[], void> {
-  let entries: Line[] = [];
-  for await (const [number, line] of readLines(path)) {
+): AsyncGenerator<Numbered[], void> {
+  let entries: Numbered[] = [];
+  for await (const [at, line] of readLines(path)) {
     try {
-      const text = decode(line, `line ${number}`);
-      if (text.trim() !== "") entries.push({ ...parseBatchLine(text, `line ${number}`), line: number });
+      const text = decode(line, `line ${at}`);
+      if (text.trim() !== "") entries.push({ ...parseBatchLine(text, `line ${at}`), at });
     } catch (error) {
-      failed.push(asLarderError(error));
+      failed.push({ at, error: asLarderError(error) });
     }
     if (entries.length >= batches.size) {
       yield entries;

@@ -91,8 +91,9 @@ export default defineCommand({
     const isSeen = format === "table" && isTerminal(1) && isTerminal(2);
     if (flags["log-format"] !== undefined || !isSeen) log();
     await emit(format, report, () => renderReport(report));
+    const code = sayOutcome(report);
     interruption.explain(FILES_LEFT);
-    return interruption.exitCode ?? sayOutcome(report);
+    return interruption.exitCode ?? code;
   },
 });
 

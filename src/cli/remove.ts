@@ -1,4 +1,4 @@
-import { openEmpty, openToRead, openToWrite, withLarder } from "../larder.ts";
+import { openEmpty, openToPlan, openToWrite, withLarder } from "../larder.ts";
 import { type RemoveReport, remove } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
@@ -38,7 +38,7 @@ export default defineCommand({
   ],
   async run({ flags, operands, format, home }) {
     const where = home();
-    const larder = flags["dry-run"] ? openToRead(where) : openToWrite(where);
+    const larder = flags["dry-run"] ? openToPlan(where) : openToWrite(where);
     if (!larder) say(`There is no catalogue at "${where.database}"`);
     using interruption = new Interruption();
     const report = await withLarder(larder ?? openEmpty(where), (larder) =>

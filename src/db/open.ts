@@ -83,7 +83,7 @@ export function openForReading(path: string, patienceMs = BUSY_TIMEOUT_MS): Data
 
 /**
  * Opens the catalogue for writing: WAL, foreign keys on, five seconds of patience. Rows and schema stay as they are.
- * Undefined where there is no database. Throws `failed` where msb itself would refuse to start, or would wipe it.
+ * Undefined where there is no database, or one without any table. Throws `failed` where it must not be written to.
  */
 export function openForWriting(path: string): Database | undefined {
   if (!isThere(path)) return undefined;
@@ -91,8 +91,8 @@ export function openForWriting(path: string): Database | undefined {
     const db = open(path, "readwrite");
     return keepIf(db, () => {
       if (!hasSettledShape(db, path)) return false;
-      refuseUnmigrated(db, path);
-      refuseSelfDowngrade(path);
+      const why = whyUnwritable(db, path);
+      if (why !== undefined) throw new LarderError("failed", why);
       db.run("PRAGMA journal_mode = WAL");
       db.run("PRAGMA foreign_keys = ON");
       // Deletes are on the disk before a file goes; the default, but nothing here may rest on a default.
@@ -142,10 +142,11 @@ export function createCatalogue(path: string): void {
       rmSync(file, { force: true });
     }
     claimFile(staged);
-    const db = open(staged, "readwrite");
-    db.transaction(() => db.run(schema)).immediate();
-    db.run("PRAGMA journal_mode = WAL");
-    db.close(true);
+    {
+      using db = open(staged, "readwrite");
+      db.transaction(() => db.run(schema)).immediate();
+      db.run("PRAGMA journal_mode = WAL");
+    }
     renameSync(staged, path);
   });
 }
@@ -175,8 +176,11 @@ function hasTables(path: string): boolean {
 function claimFile(path: string): void {
   refuseUnadoptable(dirname(path));
   const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644);
-  adopt(fd, dirname(path));
-  closeSync(fd);
+  try {
+    adopt(fd, dirname(path));
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function isThere(path: string): boolean {
@@ -325,35 +329,32 @@ export function migrationHistory(db: Database): "there" | "empty" | "missing" {
   return db.query("SELECT 1 FROM seaql_migrations LIMIT 1").get() ? "there" : "empty";
 }
 
-// msb re-migrates such a database from nothing at its next start, and every image is gone (interop §2).
-function refuseUnmigrated(db: Database, path: string): void {
+/** Why a catalogue must not be written to, as a sentence: msb itself would refuse to start, or would wipe it (interop §2). */
+export function whyUnwritable(db: Database, path: string): string | undefined {
   const history = migrationHistory(db);
-  if (history === "there") return;
-  throw new LarderError(
-    "failed",
-    `will not write to the database "${path}": its migration history (table seaql_migrations) is ${history}, and the next msb to start will wipe it (restore the history, or the database, from a backup first)`,
+  // msb re-migrates such a database from nothing at its next start, and every image is gone.
+  if (history !== "there")
+    return `will not write to the database "${path}": its migration history (table seaql_migrations) is ${history}, and the next msb to start will wipe it (restore the history, or the database, from a backup first)`;
+  const journal = findOpenDowngrade(path);
+  return (
+    journal &&
+    `will not write to the database "${path}": an msb downgrade is not finished ("${journal}"); let msb finish it first`
   );
 }
 
-// A downgrade that stopped half-way: msb refuses every command until it is finished (interop §2).
-function refuseSelfDowngrade(path: string): void {
+// A downgrade that stopped half-way: msb refuses every command until it is finished.
+function findOpenDowngrade(path: string): string | undefined {
   const folder = join(dirname(path), "self-downgrade");
   let operations: string[];
   try {
     operations = readdirSync(folder);
   } catch (error) {
-    if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return;
+    if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return undefined;
     throw error;
   }
-  for (const operation of operations) {
-    const journal = join(folder, operation, "journal.json");
-    if (phaseOf(journal) !== "complete") {
-      throw new LarderError(
-        "failed",
-        `will not write to the database "${path}": an msb downgrade is not finished ("${journal}"); let msb finish it first`,
-      );
-    }
-  }
+  return operations
+    .map((operation) => join(folder, operation, "journal.json"))
+    .find((journal) => phaseOf(journal) !== "complete");
 }
 
 function phaseOf(journal: string): unknown {

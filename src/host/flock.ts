@@ -79,8 +79,8 @@ export function isLocked(path: string): boolean {
     fd = openSync(path, TO_READ);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false;
-    // A link where a lock belongs is nobody's lock.
-    if (isErrno(error, "ELOOP")) return false;
+    // A link or a socket where a lock belongs is nobody's lock.
+    if (isErrno(error, "ELOOP") || isErrno(error, "ENXIO")) return false;
     if (!isErrno(error, "EACCES")) throw error;
     throw new LarderError(
       "failed",

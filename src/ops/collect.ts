@@ -104,7 +104,7 @@ export function planCollection(
     ? { targets: [], skipped: [] }
     : (strays ?? findStrays(larder, pins.read(), options.grace));
   const strayRefs = others.targets.flatMap(({ kind, digest }) => (kind === "flat_ref" ? digest! : []));
-  const own = filesOf(larder.cache, rows, strayRefs, stock);
+  const own = filesOf(larder.cache, rows, pins.read(), strayRefs, stock);
   const files = inSweepOrder([...own.targets, ...others.targets]);
   const { targets, later, skipped } = foreseeSoon(larder, files, rows.manifests, options.grace);
   const plan: CollectionPlan = {
@@ -209,12 +209,12 @@ export async function collectRows(
   larder: Larder,
   plan: CollectionPlan,
   pins: PinWatch,
-  { stopped }: SweepOptions,
+  { stopped, grace }: SweepOptions,
 ): Promise<CollectedRows> {
   const { db } = larder;
   const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
   if (plan.leaving.length + plan.layerRows.length > 0) {
-    refuseUndeletable(plan.targets);
+    refuseUndeletable(larder, plan.targets, grace);
     addIndexes(db);
   }
   keepPages(db);
@@ -275,7 +275,7 @@ function collectBatch(
   pins: PinWatch,
 ): Pick<CollectedRows, "references" | "manifests" | "spared"> {
   const { db } = larder;
-  const { byDigest } = pins.readAll();
+  const { byDigest } = pins.readAll("no more was deleted");
   const spared: CollectedRows["spared"] = [];
   const known = new Map(
     referencesOf(

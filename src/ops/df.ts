@@ -3,6 +3,7 @@ import { groupLinks } from "../cache/file.ts";
 import type { Kind } from "../cache/paths.ts";
 import { scanEverything } from "../cache/scan.ts";
 import { findLostLayer, findUnnamedLayer } from "../db/integrity.ts";
+import { whyUnwritable } from "../db/open.ts";
 import { type Pin, whyUnknown } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
@@ -81,8 +82,8 @@ function foresee(
   const { db, home, isMissing } = larder;
   const refuse = (refused: string) => ({ refused, targets: [] });
   if (isMissing) return refuse(`there is no catalogue at "${home.database}"`);
-  const unknown = whyUnknown(pins.read());
-  if (unknown !== undefined) return refuse(unknown);
+  const why = whyUnwritable(db, home.database) ?? whyUnknown(pins.read());
+  if (why !== undefined) return refuse(why);
   const lost = findLostLayer(db);
   if (lost !== undefined) return refuse(`the row of a layer of ${lost} is lost`);
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };

@@ -1,12 +1,14 @@
 import { basename } from "node:path";
-import { isTarget, type Skipped, type Target, target } from "../cache/delete.ts";
+import { isTarget, type Skipped, skip, type Target, target } from "../cache/delete.ts";
 import { namesIn } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, CachePaths, Kind } from "../cache/paths.ts";
 import { idsSpelling, listNames } from "../db/images.ts";
+import type { Pins } from "../db/pins.ts";
 import type { Larder } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { canonicalKey, canonicalOrNull } from "../oci/reference.ts";
+import { bootedBy } from "./snapshots.ts";
 
 /** What leaves the catalogue, and so leaves its files behind. Digests are as stored, and checked before use. */
 export interface Doomed {
@@ -36,10 +38,18 @@ const ON_DISK: Stock = { mayHave: () => true, measure: target };
 /**
  * The files of what is doomed, in the order in which a crash between two of them does least harm: metadata files
  * first, since one without its rows makes the catalogue look lost (`findUnrecorded`).
- * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob.
+ * `strayRefs` are flat refs that go at the same time, by the manifest in their name: they keep no blob. What one of the
+ * `pins` boots by stays.
  */
-export function filesOf(cache: CachePaths, doomed: Doomed, strayRefs: Digest[] = [], stock = ON_DISK): Targets {
-  return measureTargets(eachFile(cache, doomed, strayRefs, stock), stock);
+export function filesOf(
+  cache: CachePaths,
+  doomed: Doomed,
+  pins: Pins,
+  strayRefs: Digest[] = [],
+  stock = ON_DISK,
+): Targets {
+  const { targets, skipped } = measureTargets(eachFile(cache, doomed, strayRefs, stock), stock);
+  return withoutBooted(targets, skipped, pins);
 }
 
 // One by one: most names of a large catalogue may have no file, and those that have one are kept as targets.
@@ -85,6 +95,18 @@ export function measureTargets(files: Iterable<CacheFile>, stock = ON_DISK): Tar
     const made = stock.measure(file);
     if (made && isTarget(made)) result.targets.push(made);
     else if (made) result.skipped.push(made);
+  }
+  return result;
+}
+
+/** Leaves the metadata files that a snapshot boots by. */
+export function withoutBooted(files: Target[], skipped: Skipped[], pins: Pins): Targets {
+  const why = bootedBy(pins);
+  const result: Targets = { targets: [], skipped: [...skipped] };
+  for (const file of files) {
+    const reason = why(file);
+    if (reason === undefined) result.targets.push(file);
+    else result.skipped.push(skip(file, reason));
   }
   return result;
 }

@@ -1,5 +1,4 @@
 import { partByWork } from "../cache/delete.ts";
-import { findRunningWork } from "../cache/work.ts";
 import type { Larder } from "../larder.ts";
 import {
   type CollectedRows,
@@ -43,9 +42,6 @@ export async function gc(larder: Larder, options: GcOptions): Promise<GcReport> 
       ...reportPlanned(larder, targets, [...plan.skipped, ...skipped]),
     };
   }
-  // Throws where a lock may not be opened: nothing could go then, and no row may whose files would have to stay.
-  if (plan.targets.length + plan.leaving.length + plan.layerRows.length > 0)
-    findRunningWork(larder.cache, larder.now(), options.grace);
   const rows = await collectRows(larder, plan, pins, options);
   const deleted = await sweep(larder, plan.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;

@@ -210,7 +210,7 @@ function compileFilter(larder: Larder, filter: Filter, pins: Pins): (row: ImageR
       )) &&
     (!labels || labels.some(({ key, value }) => hasLabel(labelsOf?.get(row.manifestId ?? -1), key, value))) &&
     (pinned === undefined || pinned === (row.digest !== null && pins.byDigest.has(row.digest))) &&
-    (untagged === undefined || untagged === (row.reference === null)) &&
+    (untagged === undefined || untagged === (row.id === null)) &&
     (until === undefined || (row.createdAt !== null && now - row.createdAt.ms >= until)) &&
     (!digest ||
       digest.some((prefix) => row.digest?.startsWith(prefix) || row.digest?.split(":")[1]?.startsWith(prefix)));

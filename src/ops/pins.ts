@@ -29,12 +29,12 @@ export class PinWatch {
     return this.pins;
   }
 
-  /** The same, but throws `damaged` while anything that may pin an image cannot be read. */
-  readAll(): Pins {
+  /** The same, but throws `damaged` while anything that may pin an image cannot be read; `outcome` is what that means. */
+  readAll(outcome = "nothing was deleted"): Pins {
     const pins = this.read();
     const unknown = whyUnknown(pins);
     if (unknown === undefined) return pins;
-    throw new LarderError("damaged", `nothing was deleted, because ${unknown}`);
+    throw new LarderError("damaged", `${outcome}, because ${unknown}`);
   }
 }
 

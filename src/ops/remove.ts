@@ -1,5 +1,5 @@
 import { refuseUndeletable } from "../cache/deletable.ts";
-import { partByWork, skip } from "../cache/delete.ts";
+import { type DeleteReport, partByWork, skip } from "../cache/delete.ts";
 import { deleteReferences, findByDigest, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
@@ -15,7 +15,6 @@ import { canonicalOf, notFound } from "./images.ts";
 import { PinWatch } from "./pins.ts";
 import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { awaitSettled, findObstacles, type Obstacle } from "./settled.ts";
-import { bootedBy } from "./snapshots.ts";
 import { whileChecked } from "./soundness.ts";
 import { foreseeSoon, type SweepOptions, sweep } from "./sweep.ts";
 import { layersOfUnrecorded } from "./unrecorded.ts";
@@ -91,9 +90,11 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       planned = readTransaction(db, decide);
       continue;
     }
-    refuseUndeletable(files.targets);
+    if (planned.plan.drop.length + planned.plan.collect.length === 0)
+      return { ...reportRows(planned), ...reportDeleted(larder, NOTHING_DELETED, []) };
+    refuseUndeletable(larder, files.targets, options.grace);
     addIndexes(db);
-    const removal = writeTransaction(db, () => {
+    const done = writeTransaction(db, () => {
       // Decided before the lock, which is then held for a moment, and again where somebody wrote since: it may have
       // been the very image. Where others write all the time, that is never over.
       const isPlanned = dataVersion(db) === planned.version;
@@ -101,16 +102,17 @@ export async function remove(larder: Larder, options: RemoveOptions): Promise<Re
       const decided = isPlanned ? planned : decide();
       deleteReferences(db, ids(decided.plan.drop));
       deleteManifests(db, ids(decided.plan.collect));
-      deleteOrphans(db, decided.layerRows);
-      return decided;
+      return { decided, layers: deleteOrphans(db, decided.layerRows) };
     });
-    if (!removal) continue;
-    const { targets, skipped } = removal === planned ? files : findFiles(larder, removal, pins.read());
+    if (!done) continue;
+    const removal = { ...done.decided, layers: done.layers };
+    const { targets, skipped } = done.decided === planned ? files : findFiles(larder, removal, pins.read());
     return { ...reportRows(removal), ...reportDeleted(larder, await sweep(larder, targets, options), skipped) };
   }
 }
 
 const MOST_TRIES = 5;
+const NOTHING_DELETED: DeleteReport = { deleted: [], skipped: [], failed: [] };
 
 /** A removal with everything that goes with it. */
 interface Removal extends Doomed {
@@ -155,17 +157,14 @@ function ids(rows: { id: number }[]): number[] {
 // Of a cache that the catalogue does not account for, gc and prune take nothing; a removal takes what no image needs that is
 // not on record.
 function findFiles(larder: Larder, removal: Removal, pins: Pins): Targets {
-  const found = filesOf(larder.cache, removal);
+  const found = filesOf(larder.cache, removal, pins);
   if (found.targets.length === 0) return found;
-  const booted = bootedBy(pins);
   const needed = layersOfUnrecorded(larder, removal.manifests);
   const telling = new Set(needed.values());
   const spared: Targets = { targets: [], skipped: found.skipped };
   for (const file of found.targets) {
     const metadata = file.kind === "layer" ? needed.get(file.digest!) : undefined;
-    const snapshot = booted(file);
-    if (snapshot !== undefined) spared.skipped.push(skip(file, snapshot));
-    else if (metadata !== undefined)
+    if (metadata !== undefined)
       spared.skipped.push(skip(file, `an image that is not on record needs it, as "${metadata}" says`));
     // Without it nothing would tell of that image, and the next gc would take it.
     else if (telling.has(file.path)) spared.skipped.push(skip(file, "it names an image that is not on record"));
@@ -178,8 +177,8 @@ function findFiles(larder: Larder, removal: Removal, pins: Pins): Targets {
 interface Asked {
   text: string;
   rows: ImageRow[];
-  /** The references of the image, where the text is its digest: they are what can be dropped. */
-  named: string[];
+  /** The references of the image, where the text is its digest: they are what can be dropped. Null for what is no text. */
+  named: (string | null)[];
 }
 
 /**
@@ -200,10 +199,16 @@ export function planRemoval(
     const [row] = rows;
     const canonical = row ? canonicalOf(row) : null;
     const obstacle = canonical === null ? undefined : obstacles.get(canonical);
-    if (named.length > 0) {
+    const readable = named.filter((name) => name !== null);
+    if (readable.length > 0) {
       refuse(
         "ambiguous",
-        `cannot remove ${quote(text)}: it is the digest of an image with names (remove ${named.map(quote).join(" and ")})`,
+        `cannot remove ${quote(text)}: it is the digest of an image with names (remove ${readable.map(quote).join(" and ")})`,
+      );
+    } else if (named.length > 0) {
+      refuse(
+        "damaged",
+        `cannot remove ${quote(text)}: it has a name on record that is no text (larder check tells which)`,
       );
     } else if (!row) {
       if (!options.ignoreMissing) refuse("not_found", notFound(text).message);
@@ -264,7 +269,7 @@ function findAsked(larder: Larder, references: string[]): Asked[] {
   return [...new Set(references)].map((text) => {
     const rows = findImages(larder.db, text);
     const tagged = rows.length > 0 ? [] : findByDigest(larder.db, text);
-    return { text, rows, named: tagged.flatMap(({ reference }) => reference ?? []) };
+    return { text, rows, named: tagged.map(({ reference }) => reference) };
   });
 }
 

@@ -12,11 +12,10 @@ import type { Pins } from "../db/pins.ts";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { mountsIn } from "../host/mounts.ts";
-import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite } from "../larder.ts";
+import { type Larder, openEmpty, openOrCreate, openToPlan, openToWrite } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
-import { measureTargets } from "./doomed.ts";
-import { bootedBy } from "./snapshots.ts";
+import { measureTargets, withoutBooted } from "./doomed.ts";
 
 /** Files that no row accounts for: old enough to go, or too young yet. */
 export interface Strays {
@@ -35,7 +34,7 @@ export function openToSweep(
   home: Home,
   { dryRun, sweepUnrecorded }: { dryRun: boolean; sweepUnrecorded: boolean },
 ): Larder {
-  const larder = dryRun ? openToRead(home) : openToWrite(home);
+  const larder = dryRun ? openToPlan(home) : openToWrite(home);
   if (larder) return larder;
   const [file] = scanCache(new CachePaths(home.cache));
   if (file === undefined) return openEmpty(home);
@@ -52,15 +51,9 @@ export function openToSweep(
  */
 export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: Listing): Strays {
   const elsewhere = foldersElsewhere(larder.cache);
-  const isElsewhere = ({ path }: CacheFile) => elsewhere.has(dirname(path));
-  const found = measureTargets(withLocks(larder, unaccounted(larder, listing)));
-  const why = bootedBy(pins);
-  const needed: Skipped[] = [];
-  const targets = found.targets.filter((file) => {
-    const reason = why(file);
-    if (reason !== undefined) needed.push(skip(file, reason));
-    return reason === undefined && !isElsewhere(file);
-  });
+  const measured = measureTargets(withLocks(larder, unaccounted(larder, listing)));
+  const found = withoutBooted(measured.targets, measured.skipped, pins);
+  const targets = found.targets.filter(({ path }) => !elsewhere.has(dirname(path)));
   const now = larder.now();
   const young = targets.filter(({ mtimeMs }) => isYoung(mtimeMs, now, grace));
   const old = targets.filter(({ mtimeMs }) => !isYoung(mtimeMs, now, grace));
@@ -71,8 +64,7 @@ export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: 
     targets: old.filter(({ kind, digest }) => kind !== "flat_blob" || !kept.needs(digest!)),
     skipped: [
       ...[...elsewhere].map(([path, reason]): Skipped => ({ kind: "foreign", path, reason })),
-      ...found.skipped.filter((file) => !isElsewhere(file)),
-      ...needed,
+      ...found.skipped.filter(({ path }) => !elsewhere.has(dirname(path))),
       ...young.map((file) => skip(file, file.mtimeMs > now ? FUTURE : "it is younger than the grace period")),
       ...old
         .filter(({ kind, digest }) => kind === "flat_blob" && kept.needs(digest!))

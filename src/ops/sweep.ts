@@ -97,8 +97,22 @@ export function foreseeSoon(
   const soon = young.read().filter(({ name, manifest }) => !going.has(name) && !isRecorded(manifest));
   const named = new Set(soon.flatMap(({ manifest, layers }) => [manifest, ...layers]));
   const isNamed = ({ kind, digest }: Target) => SPOKEN_FOR[kind] !== undefined && named.has(digest!);
-  const later = files.filter(isNamed);
-  return { targets: files.filter((file) => !isNamed(file)), later, skipped: later.map((file) => skip(file, SOON)) };
+  const blobs = new FlatBlobs();
+  for (const file of files) if (file.kind === "flat_ref" && isNamed(file)) blobs.add(file.path);
+  const reasonOf = (file: Target) => {
+    if (file.kind === "flat_blob") return blobs.needs(file.digest!) ? NEEDED_BY_REF : undefined;
+    return isNamed(file) ? SOON : undefined;
+  };
+  const { targets, later, skipped } = { targets: [] as Target[], later: [] as Target[], skipped: [] as Skipped[] };
+  for (const file of files) {
+    const reason = reasonOf(file);
+    if (reason === undefined) targets.push(file);
+    else {
+      later.push(file);
+      skipped.push(skip(file, reason));
+    }
+  }
+  return { targets, later, skipped };
 }
 
 /**
@@ -149,7 +163,7 @@ class Wants {
       this.booted ??= bootedBy(this.pins.read());
       return this.booted(file);
     }
-    if (kind === "flat_blob") return this.flatBlobs().needs(digest!) ? "a flat ref needs it" : undefined;
+    if (kind === "flat_blob") return this.flatBlobs().needs(digest!) ? NEEDED_BY_REF : undefined;
     const spokenFor = SPOKEN_FOR[kind];
     if (spokenFor === "layer") return this.wantsLayer(digest!);
     return spokenFor === "manifest" ? this.wantsManifest(digest!) : undefined;
@@ -207,6 +221,7 @@ const SPOKEN_FOR: Partial<Record<Kind, "layer" | "manifest">> = {
   flat_ref: "manifest",
 };
 
+const NEEDED_BY_REF = "a flat ref needs it";
 const SOON = "a metadata file written just now needs it";
 
 // Those whose rows may be about to follow. No grace is too short for that: a load of what the cache has already shows in

@@ -2,7 +2,7 @@ import { asCatalogueError } from "../db/write.ts";
 import { asLarderError, LarderError, toFailure } from "../error.ts";
 import type { Home } from "../home.ts";
 import { parseBatchLine } from "../input/batch.ts";
-import { type Larder, openEmpty, openOrCreate, openToRead, openToWrite, withLarder } from "../larder.ts";
+import { type Larder, openEmpty, openOrCreate, openToPlan, openToRead, openToWrite, withLarder } from "../larder.ts";
 import { parseMetadata } from "../oci/metadata.ts";
 import { parseReference } from "../oci/reference.ts";
 import { examine } from "../ops/check/report.ts";
@@ -62,7 +62,7 @@ async function run({ home, job, until }: Request): Promise<unknown> {
 function open(home: Home, job: Exclude<Job, { kind: "persist" | "batch" | "examine" }>): Larder {
   if (job.kind === "df") return openToRead(home) ?? openEmpty(home);
   if (job.kind !== "remove") return openToSweep(home, job.options);
-  const larder = job.options.dryRun ? openToRead(home) : openToWrite(home);
+  const larder = job.options.dryRun ? openToPlan(home) : openToWrite(home);
   if (!larder) throw notFound(job.options.references[0]!);
   return larder;
 }

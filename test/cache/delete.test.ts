@@ -1,5 +1,4 @@
 import { describe, expect, test } from "bun:test";
-import { once } from "node:events";
 import {
   existsSync,
   lstatSync,
@@ -13,7 +12,6 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { deleteGuarded, type Guard, isTarget, type Target, target } from "../../src/cache/delete.ts";
 import { type CacheFile, CachePaths } from "../../src/cache/paths.ts";
@@ -224,16 +222,14 @@ describe("deleteGuarded", () => {
       using cache = withLayers();
       const young = cache.put(cache.paths.metadata("k".repeat(64)));
       utimesSync(young.path, Date.now() / 1000, Date.now() / 1000);
-      const lock = join(cache.paths.root, "fsmeta", "x.lock");
       const scratch = join(cache.paths.root, "tmp", "load-1-1-1.blob");
-      for (const path of [lock, scratch]) mkdirSync(dirname(path), { recursive: true });
+      mkdirSync(dirname(scratch), { recursive: true });
       writeFileSync(scratch, "");
-      // No more can be opened than another user's file can.
-      const socket = createServer().listen(lock);
-      await once(socket, "listening");
+      // No more can be looked into than another user's folder can.
+      rmSync(cache.paths.folder("fsmeta"), { recursive: true, force: true });
+      writeFileSync(cache.paths.folder("fsmeta"), "");
       const targets = [cache.target(young), cache.target(cache.paths.layer(A))];
       const { deleted, skipped, failed } = await deleteGuarded(targets, cache.guard());
-      socket.close();
       expect(deleted).toEqual([]);
       expect(skipped.map(({ reason }) => reason)).toEqual([`a pull or load is running ("${scratch}")`]);
       expect(failed.map(({ path }) => path)).toEqual([cache.paths.layer(A).path]);

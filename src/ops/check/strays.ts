@@ -65,7 +65,7 @@ export function* checkStrays(
 function hasDoomedFiles({ cache, db }: Larder, pins: Pins, orphans: string[]): boolean {
   const manifests = unusedManifests(db, pins).map(({ digest }) => digest);
   const doomed = { canonicals: [], manifests, layers: orphans };
-  return filesOf(cache, doomed).targets.length > 0;
+  return filesOf(cache, doomed, pins).targets.length > 0;
 }
 
 // The files of rows that are gone and can be rebuilt: no strays, whatever becomes of the rebuilding.
