@@ -81,6 +81,7 @@ describe.each(SIGNALS)("%s", (signal, code) => {
       const args = [...PRUNE, "--home", store.path];
       const ended = await interrupt(args, signal, () => store.rows().manifests.length === 1);
       expect(ended).toMatchObject({ code, signal: null });
+      expect(ended.stderr).toContain(`database ${store.database}, cache ${store.cache}\n`);
       expect(ended.stderr).toContain(`stopped by ${signal}: what is left, the next gc takes`);
       expect(JSON.parse(ended.stdout)).toMatchObject({ references: [GONE], dry_run: false, skipped: [] });
       // Without its rows the metadata file would make the catalogue look lost. Nothing else went.
@@ -129,6 +130,7 @@ describe.each(SIGNALS)("%s", (signal, code) => {
     // It waits up to a second for the pull.
     const ended = await interrupt(["gc", "--format", "json", "--home", store.path], signal, () => true);
     expect(ended).toMatchObject({ code, signal: null });
+    expect(ended.stderr).toContain(`database ${store.database}, cache ${store.cache}\n`);
     expect(JSON.parse(ended.stdout).skipped).toEqual([]);
     expect(store.files()).toEqual(before);
     expect(store.rows().manifests).toEqual(["gone", "kept"]);

@@ -3,6 +3,7 @@ import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync, wri
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
 import { larder, larderJson, run, runUntilFree, TemporaryFolder } from "../larder.ts";
+import { at, metadataOf, Store } from "../store.ts";
 import { hasTool } from "../tools.ts";
 import { Catalogue, digest, metadata, SOUND, snapshot } from "./catalogue.ts";
 
@@ -707,6 +708,20 @@ describe("persist on a host without a catalogue", () => {
       "snapshot_index",
       "volume",
     ]);
+  });
+
+  test("names failures in the order of what was asked, and returns the first one's code", async () => {
+    const [one, image] = ["ghcr.io/acme/one:1", { references: ["ghcr.io/acme/one:1"], layers: ["base", "own"] }];
+    using store = await Store.make({ one: image });
+    // Refused only once it is to be put on record: it lacks a layer.
+    const metadata = metadataOf("one", ["base"]);
+    store.write(at.metadata(one), JSON.stringify(metadata));
+    const { code, stderr } = await larder(store.path, "persist", one, "missing:1");
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/lacks its layer.*\n.*cannot persist "missing:1"/);
+    const stdin = `${JSON.stringify({ reference: one, metadata })}\nno JSON\n`;
+    const batch = await run(["persist", "--batch", "-", "--home", store.path], { stdin });
+    expect(batch.stderr.match(/line \d/g)).toEqual(["line 1", "line 2"]);
   });
 
   test("makes one out of a database of no bytes, as SQLite leaves it before the first write", async () => {

@@ -1,5 +1,8 @@
+import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
+import { once } from "node:events";
 import { lstatSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { larder, larderJson, run } from "../larder.ts";
 import { at, digestOf, flatRefOf, HOSTILE_DIGESTS, holdLock, metadataOf, OLD, Store, stemOf, YOUNG } from "../store.ts";
@@ -325,6 +328,39 @@ describe("larder remove", () => {
     expect(store.files()).toEqual(store.filesOf("one", "two"));
     expect(await larder(store.path, "gc", "--grace", "0s")).toMatchObject({ code: 5, stdout: "" });
     expect(store.rows().manifests).toEqual(["one", "two"]);
+  });
+
+  test.each([
+    [["missing"], 3],
+    [["--ignore", "missing"], 0],
+  ])("needs no write lock where nothing goes (%j)", async (args, code) => {
+    using store = await makeShelf();
+    store.sql("DROP INDEX IF EXISTS idx_manifest_layer_layer");
+    using db = new Database(store.database);
+    db.run("BEGIN IMMEDIATE");
+    expect((await larder(store.path, "rm", ...args)).code).toBe(code);
+    db.run("COMMIT");
+    expect(db.query("SELECT 1 FROM sqlite_master WHERE name = 'idx_manifest_layer_layer'").all()).toEqual([]);
+  });
+
+  test("says of an image whose name is no text that this cannot be read", async () => {
+    using store = await makeShelf();
+    store.sql("UPDATE image_ref SET reference = X'00ff' WHERE reference = ?", TWO);
+    const { code, stderr } = await larder(store.path, "rm", digestOf("two"));
+    expect([code, stderr]).toEqual([5, expect.stringContaining("it has a name on record that is no text")]);
+    const list = await larder(store.path, "list", "--all");
+    expect(list.stdout).toContain("(unreadable) (damaged)");
+    expect(await larderJson(store.path, ["list", "--filter", "untagged=false"])).toHaveLength(3);
+    expect(await larderJson(store.path, ["list", "--filter", "untagged=true"])).toEqual([]);
+  });
+
+  test("takes a socket where a lock belongs for nobody's lock", async () => {
+    using store = await makeShelf();
+    const socket = createServer().listen(join(store.cache, "fsmeta", "x.lock"));
+    await once(socket, "listening");
+    expect((await larder(store.path, "rm", TWO)).code).toBe(0);
+    socket.close();
+    expect(store.files()).toEqual(store.filesOf("one"));
   });
 
   test.each([[[]], [["--force"]], [["--ignore"]]])("names what can be dropped of a digest (%j)", async (flags) => {

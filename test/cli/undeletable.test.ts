@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { chmodSync, lstatSync } from "node:fs";
+import { chmodSync, lstatSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, run } from "../larder.ts";
 import { Mounted, mountingRefused, runTool } from "../mount.ts";
@@ -59,6 +59,28 @@ const OBSTACLES: [what: string, refusal: string | undefined, says: string, obsta
       store.give(12345);
       runTool("find", store.cache, "-name", "*.lock", "-delete");
       return { under: ["setpriv", "--bounding-set=-chown", "--inh-caps=-chown"], [Symbol.dispose]() {} };
+    },
+  ],
+  [
+    "scratch folder may not be looked into",
+    undefined,
+    '/cache/tmp": permission denied',
+    (store) => {
+      const scratch = join(store.cache, "tmp");
+      const under = store.asNobody();
+      chmodSync(scratch, 0);
+      return { under, [Symbol.dispose]: () => chmodSync(scratch, 0o755) };
+    },
+  ],
+  [
+    "lock of another pull may not be opened",
+    isRoot ? undefined : "needs root",
+    "cannot tell whether the lock",
+    (store) => {
+      const under = store.asNobody();
+      const lock = join(store.cache, at.metadataLock("ghcr.io/acme/other:1"));
+      writeFileSync(lock, "", { mode: 0o600 });
+      return { under, [Symbol.dispose]() {} };
     },
   ],
   [

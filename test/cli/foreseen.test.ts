@@ -1,0 +1,97 @@
+import { expect, test } from "bun:test";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { larder } from "../larder.ts";
+import { at, digestOf, holdLock, metadataOf, Store, YOUNG } from "../store.ts";
+
+const GONE = "ghcr.io/acme/gone:1";
+const KEPT = "ghcr.io/acme/kept:1";
+const OTHER = "ghcr.io/acme/other:1";
+
+function makeStore(): Promise<Store> {
+  return Store.make({
+    gone: { references: [GONE], layers: ["base", "own"], flat: "root" },
+    kept: { references: [KEPT], layers: ["base"] },
+  });
+}
+
+const RM = ["rm", GONE];
+const PRUNE = ["prune", "--unused", "--min-age", "0s", "--keep", KEPT];
+const BUDGET = ["prune", "--max-size", "0", "--min-age", "0s"];
+
+/** What a home is like, and what is held meanwhile. */
+type State = (store: Store) => Partial<AsyncDisposable> | Promise<AsyncDisposable> | undefined;
+
+const STATES: [what: string, code: number, state: State, ...commands: string[][]][] = [
+  [
+    "a metadata file written just now names the image, whose flat ref keeps its blob",
+    0,
+    (store) => void store.write(at.metadata(OTHER), JSON.stringify(metadataOf("gone", ["base", "own"])), YOUNG),
+    RM,
+    PRUNE,
+  ],
+  [
+    "the metadata file is about an image that a snapshot needs",
+    0,
+    (store) => {
+      store.snapshotRow("golden", digestOf("kept"));
+      store.write(at.metadata(GONE), JSON.stringify(metadataOf("kept", ["base"])));
+      return undefined;
+    },
+    RM,
+    PRUNE,
+  ],
+  ["a layer's own lock is held", 0, (store) => holdLock(join(store.cache, at.layerLock("own"))), RM],
+  [
+    "a stray's own lock is held",
+    0,
+    (store) => {
+      store.write(at.layer("stray"));
+      return holdLock(join(store.cache, at.layerLock("stray")));
+    },
+    ["gc"],
+  ],
+  [
+    "a layer's own lock is held, and a budget misses it",
+    75,
+    (store) => holdLock(join(store.cache, at.layerLock("own"))),
+    BUDGET,
+  ],
+  [
+    "the history of migrations is gone",
+    1,
+    (store) => void store.sql("DELETE FROM seaql_migrations"),
+    RM,
+    PRUNE,
+    ["gc"],
+  ],
+  [
+    "a downgrade of msb is not finished",
+    1,
+    (store) => {
+      const folder = join(store.path, "db", "self-downgrade", "one");
+      mkdirSync(folder, { recursive: true });
+      writeFileSync(join(folder, "journal.json"), '{"phase":"started"}');
+      return undefined;
+    },
+    RM,
+    PRUNE,
+    ["gc"],
+  ],
+];
+
+const CASES = STATES.flatMap(([what, code, state, ...commands]) =>
+  commands.map((command): [string, string, number, State, string[]] => [command.join(" "), what, code, state, command]),
+);
+
+test.each(CASES)("a dry run plans what `%s` then does where %s", async (_name, _what, code, state, command) => {
+  using store = await makeStore();
+  const held = await state(store);
+  const args = [...command, "--format", "json"];
+  const plan = await larder(store.path, ...args, "--dry-run");
+  const done = await larder(store.path, ...args);
+  await held?.[Symbol.asyncDispose]?.();
+  expect([plan.code, done.code]).toEqual([code, code]);
+  if (done.stdout === "") expect(plan).toEqual(done);
+  else expect({ ...JSON.parse(plan.stdout), dry_run: false }).toEqual(JSON.parse(done.stdout));
+});
