@@ -18,7 +18,9 @@ import { type CacheFile, CachePaths } from "../../src/cache/paths.ts";
 import type { Digest } from "../../src/oci/digest.ts";
 import { digest } from "../db/catalogue.ts";
 import { LockHolder } from "../host/holder.ts";
-import { openIn, TemporaryFolder } from "../larder.ts";
+import { openIn, run, TemporaryFolder } from "../larder.ts";
+import { Store } from "../store.ts";
+import { hasTool } from "../tools.ts";
 
 const GRACE = 600_000;
 const [A, B, C] = ["a", "b", "c"].map(digest) as [Digest, Digest, Digest];
@@ -458,5 +460,21 @@ describe("deleteGuarded", () => {
     };
     await expect(deleteGuarded([layer], cache.guard({ exclusively }))).rejects.toThrow("busy");
     expect(existsSync(layer.path)).toBe(true);
+  });
+
+  // A power cut could bring a metadata file back whose rows are gone.
+  test.if(hasTool("strace"))("syncs the folder of metadata before the first artifact goes", async () => {
+    const names = ["docker.io/library/one:1", "docker.io/library/uno:1"];
+    using store = await Store.make({ one: { references: names, layers: ["base", "top"] } });
+    using folder = new TemporaryFolder();
+    const log = join(folder.path, "calls");
+    const under = ["strace", "-f", "-y", "-qq", "-o", log, "-e", "trace=fsync,unlink,unlinkat"];
+    const { code, stderr } = await run(["rm", ...names, "--home", store.path], { under });
+    expect(code, stderr).toBe(0);
+    const calls = readFileSync(log, "utf8")
+      .split("\n")
+      .flatMap((line) => / (unlink|fsync)\w*\(.*\/cache\/(\w+)/.exec(line)?.slice(1).join(" ") ?? []);
+    const artifacts = ["unlink vmdk", "unlink fsmeta", "unlink layers", "unlink layers"];
+    expect(calls).toEqual(["unlink manifests", "unlink manifests", "fsync manifests", ...artifacts]);
   });
 });

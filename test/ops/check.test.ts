@@ -917,6 +917,47 @@ describe("repair", () => {
     expect(home.files()).toEqual(files);
     expect([...outcomes.values()].map((outcome) => outcome.mended)).toEqual([false, false]);
   });
+
+  test.skipIf(process.geteuid?.() !== 0)(
+    "gives a disk that it writes anew to the owner of its folder (needs root)",
+    async () => {
+      using home = sound.copy();
+      changeText(home.vmdk(ONE), (text) => text.replaceAll(home.cache, "/srv/old"));
+      Bun.spawnSync(["chown", "-R", "12345:23456", home.path]);
+      await mend(home);
+      expect(codes(await look(home))).toEqual([]);
+      const { uid, gid } = statSync(home.vmdk(ONE));
+      expect([uid, gid]).toEqual([12345, 23456]);
+    },
+  );
+
+  test("sweeps nothing once something needs a file of an image that is not on record", async () => {
+    using home = sound.copy();
+    // The layer may be its, too: nothing tells.
+    for (const path of [home.fsmeta(NOWHERE), home.layer(NOWHERE)]) writeFileSync(path, "stray");
+    home.age();
+    const problems = await look(home);
+    pin(home, NOWHERE);
+    const files = home.files();
+    const outcomes = await using(home, openToWrite, (larder) => repair(larder, problems, { grace: GRACE }));
+    expect(home.files()).toEqual(files);
+    const reason = `sandbox "web" needs "${home.fsmeta(NOWHERE)}", whose image is not on record`;
+    const left = { mended: false, reason: expect.stringContaining(reason) };
+    expect([...outcomes.values()]).toEqual([left, left]);
+  });
+
+  test("is no use of an image whose rows it writes anew", async () => {
+    using home = sound.copy();
+    const long = "2026-01-01 00:00:00.000000000";
+    home.sql(`UPDATE layer SET last_used_at = '${long}';
+      UPDATE image_ref SET updated_at = '${long}';
+      UPDATE manifest SET layer_count = 9`);
+    await mend(home);
+    expect(home.facts()).toEqual(sound.facts());
+    const { layer, image_ref } = home.rows() as Record<string, { last_used_at?: string; updated_at?: string }[]>;
+    expect(new Set(layer!.map(({ last_used_at }) => last_used_at))).toEqual(new Set([long]));
+    expect(new Set(image_ref!.map(({ updated_at }) => updated_at))).toEqual(new Set([long]));
+  });
 });
 
 /** Puts a sandbox on record that is about to boot from a manifest. */

@@ -5,6 +5,7 @@ import {
   linkSync,
   lstatSync,
   mkdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   utimesSync,
@@ -25,7 +26,7 @@ import { PinWatch } from "../../src/ops/pins.ts";
 import { type PruneReport, prune } from "../../src/ops/prune.ts";
 import type { PrunePolicy } from "../../src/ops/prune-plan.ts";
 import { sweep } from "../../src/ops/sweep.ts";
-import { allocatedIn, DAY, MINUTE, Store } from "./prune-store.ts";
+import { allocatedIn, DAY, layerDigest, MINUTE, Store } from "./prune-store.ts";
 
 const OPTIONS: CollectOptions = { grace: 10 * MINUTE, sweepUnrecorded: false };
 
@@ -188,6 +189,20 @@ describe("collectRows", () => {
     ]);
     expect(store.count("image_ref")).toBeGreaterThan(0);
     expect(rows.references.length).toBeGreaterThan(0);
+  });
+
+  test("gives the first of two failures", async () => {
+    using store = new Store();
+    for (let i = 1; i <= 501; i++)
+      store.image({ names: [`acme/i${i}:1`], layers: i === 1 ? { own: 4096 } : {}, bare: true });
+    // The first transaction takes 500, and the layer of the first image goes after all of them.
+    store.db.run(
+      "CREATE TRIGGER first BEFORE DELETE ON manifest WHEN old.id = 501 BEGIN SELECT raise(ABORT, 'the first'); END",
+    );
+    store.db.run("CREATE TRIGGER second BEFORE DELETE ON layer BEGIN SELECT raise(ABORT, 'the second'); END");
+    const { rows } = await applyAfter(store, () => {});
+    expect([rows.references.length, store.count("layer")]).toEqual([500, 1]);
+    expect(rows.failure).toMatchObject({ message: "the first" });
   });
 });
 
@@ -482,5 +497,38 @@ describe("prune", () => {
     const report = await pruneStore(store, { maxSize: 1024 * 1024 });
     expect(report.target).toEqual({ needed: 0, planned: 0, missing: 0, left: 0, lacking: 0, waits_for: null });
     expect(store.references()).toEqual(["acme/a:1"]);
+  });
+
+  test("tells how much of a budget's plan was left because an image is about to follow that needs it", async () => {
+    using store = new Store();
+    const a = store.image({ names: ["acme/a:1"], layers: { a: 8 * 4096 } });
+    const metadata = readFileSync(store.metadataPath("acme/a:1"), "utf8").replace(a, layerDigest("another manifest"));
+    const coming = store.file(store.metadataPath("acme/coming:1"), metadata, MINUTE);
+    for (const dryRun of [true, false]) {
+      const { target, skipped, decisions } = await pruneStore(store, { unused: true, maxSize: 0 }, dryRun);
+      expect(decisions[0]!.action).toBe("evict");
+      const files = [store.layerPath("a"), coming];
+      expect(skipped.map(({ path }) => path).sort()).toEqual(files.sort());
+      const left = files.reduce((sum, path) => sum + lstatSync(path).blocks * 512, 0);
+      expect(target).toMatchObject({ missing: 0, left });
+    }
+  });
+
+  test("waits a moment for a pull to end before a budget evicts", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"] });
+    using home = store.open();
+    const lock = FileLock.take(store.file(store.metadataPath("acme/pulled:1").replace(/json$/, "lock"), 0))!;
+    let asked = 0;
+    // Asked before each look for a pull, the tenth of them after half a second.
+    const stopped = () => {
+      if (++asked === 10) lock.release();
+      return false;
+    };
+    const policy = { keep: [], minAge: 0, maxSize: 0 };
+    const { references, target } = await prune(home.larder, { ...OPTIONS, dryRun: false, policy, stopped });
+    expect(references).toEqual(["acme/a:1"]);
+    expect(target).toMatchObject({ missing: 0, left: 0, waits_for: null });
+    expect(allocatedIn(store.cache)).toBe(0);
   });
 });

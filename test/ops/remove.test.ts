@@ -155,4 +155,20 @@ describe("remove", () => {
     expect(store.unsound()).toEqual([]);
     expect(store.files()).toEqual(store.filesOf("one"));
   });
+
+  test("decides anew inside its transaction where others write all the time", async () => {
+    using store = await Store.make({ one: { references: [ONE], layers: ["base"] } });
+    const before = store.rows();
+    using larder = store.open();
+    let tries = 0;
+    // Asked between the look and the transaction of each try: another process writes at that moment, and at the last try
+    // it pins the image. To try for ever would keep this process from any timeout.
+    const stopped = () => {
+      store.sandbox(`web-${++tries}`, tries < 5 ? "{}" : JSON.stringify({ manifest_digest: digestOf("one") }));
+      return tries > 20;
+    };
+    const report = await remove(larder, { ...options, references: [ONE], stopped });
+    expect(report).toMatchObject({ removed: [], refused: [{ code: "in_use" }], files: [] });
+    expect([store.rows(), store.files()]).toEqual([before, store.filesOf("one")]);
+  });
 });

@@ -3,9 +3,10 @@ import { renameSync, rmSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import type { Target } from "../../src/cache/delete.ts";
 import type { CacheFile, CachePaths } from "../../src/cache/paths.ts";
+import { FileLock } from "../../src/host/flock.ts";
 import type { Larder } from "../../src/larder.ts";
 import type { Digest } from "../../src/oci/digest.ts";
-import { measureTargets } from "../../src/ops/doomed.ts";
+import { filesOf, measureTargets } from "../../src/ops/doomed.ts";
 import { DEFAULT_GRACE_MS, sweep } from "../../src/ops/sweep.ts";
 import { at, digestOf, fillWithLocks, flatRefOf, MANY, metadataOf, Store, YOUNG } from "../store.ts";
 
@@ -314,5 +315,50 @@ describe("sweep", () => {
     await sweep(larder, plan(layer(larder, "stray")), options);
     store.sql("BEGIN IMMEDIATE");
     expect(store.unsound()).toEqual([]);
+  });
+
+  test.each<[string, string, (store: Store) => void]>([
+    ["sandbox", 'sandbox "web"', (store) => store.sandbox("web", `{"image":"${digestOf("new")}"}`)],
+    ["snapshot", 'snapshot "web"', (store) => store.snapshotRow("web", digestOf("new"))],
+  ])("leaves what a %s came to need between plan and delete, whose image is not on record", async (_, pin, add) => {
+    using store = await makeKept();
+    using larder = store.open();
+    const manifest = digestOf("new") as Digest;
+    store.write(at.fsmeta("new"));
+    store.write(at.vmdk("new"));
+    store.write(at.flatRef("new"), JSON.stringify(flatRefOf("new", "root")));
+    const { cache } = larder;
+    const targets = plan(cache.vmdk(manifest), cache.fsmeta(manifest), cache.flatRef(manifest));
+    const before = store.files();
+    add(store);
+    const { deleted, skipped } = await sweep(larder, targets, options);
+    expect(deleted).toEqual([]);
+    expect(skipped.map(({ kind, reason }) => [kind, reason])).toEqual([
+      ["vmdk", `in use by ${pin}`],
+      ["fsmeta", `in use by ${pin}`],
+      ["flat_ref", `in use by ${pin}`],
+    ]);
+    expect(store.files()).toEqual(before);
+  });
+
+  test("leaves a flat ref, and a blob whose ref has gone, that a flattening locks meanwhile", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const names = ["one", "two", "three"];
+    for (const name of names) {
+      store.write(at.flatRef(name), JSON.stringify(flatRefOf(name, `root of ${name}`)));
+      store.write(at.flatBlob(`root of ${name}`));
+    }
+    // As a removal of the three images has it: their refs, and then their blobs.
+    const { targets } = filesOf(larder.cache, { canonicals: [], manifests: names.map(digestOf), layers: [] });
+    using locks = new DisposableStack();
+    const lock = (name: string) => locks.use(FileLock.take(join(store.cache, at.flatLock(`root of ${name}`)))!);
+    const [one, two, three, ...blobs] = targets;
+    // Just before larder deletes the first ref, and the last: the look for running work is over.
+    const first = meanwhileAt(one!, () => lock("two"));
+    const last = meanwhileAt(three!, () => lock("one"));
+    await sweep(larder, [first, two!, last, ...blobs], options);
+    const files = [at.flatRef("one"), at.flatBlob("root of one"), at.flatRef("two"), at.flatBlob("root of two")];
+    expect(files.map((path) => store.has(path))).toEqual([false, true, true, true]);
   });
 });
