@@ -1,0 +1,29 @@
+import { describe, expect, test } from "bun:test";
+import { rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { listNames } from "../../src/db/images.ts";
+import { resolveHome } from "../../src/home.ts";
+import { openToWrite } from "../../src/larder.ts";
+import { WarmHome } from "../../src/server/catalogue.ts";
+import { metadataOf, Store } from "../store.ts";
+
+describe("WarmHome", () => {
+  test("leaves the log that another process has begun beside a backup copied over the file", async () => {
+    using store = await Store.make({ web: { references: ["ghcr.io/acme/web:1"], layers: ["base"] } });
+    const backup = join(store.path, "backup");
+    const copy = (from: string, to: string) => Bun.spawnSync(["cp", from, to]);
+    copy(store.database, backup);
+    const warm = new WarmHome(resolveHome(store.path, {}), openToWrite);
+    const names = () => warm.use((larder) => Array.from(listNames(larder!.db), ({ reference }) => reference).sort());
+    expect(names()).toEqual(["ghcr.io/acme/web:1"]);
+    copy(backup, store.database);
+    for (const end of ["-wal", "-shm"]) rmSync(store.database + end, { force: true });
+    // What it commits stays in the log: the warm connection has the file open, too.
+    await store.persist([{ reference: "late:1", metadata: metadataOf("late", ["base"]) }]);
+    const { ino } = statSync(`${store.database}-wal`);
+    expect(names()).toEqual(["ghcr.io/acme/web:1", "late:1"]);
+    expect(statSync(`${store.database}-wal`).ino).toBe(ino);
+    warm.close();
+    expect(store.unsound()).toEqual([]);
+  });
+});
