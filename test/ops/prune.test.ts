@@ -333,7 +333,7 @@ describe("prune", () => {
     for (let i = 0; i < 600; i++) store.image({ names: [`acme/i${i}:1`], layers: {}, bare: true });
     // The first transaction takes 500.
     store.db.run(
-      "CREATE TRIGGER broken BEFORE DELETE ON manifest WHEN old.id = 550 BEGIN SELECT raise(ABORT, 'broken'); END",
+      "CREATE TRIGGER broken BEFORE DELETE ON manifest WHEN old.id = 501 BEGIN SELECT raise(ABORT, 'broken'); END",
     );
     using home = store.open();
     const evicted: (string | null)[] = [];

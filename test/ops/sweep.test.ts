@@ -350,7 +350,8 @@ describe("sweep", () => {
       store.write(at.flatBlob(`root of ${name}`));
     }
     // As a removal of the three images has it: their refs, and then their blobs.
-    const { targets } = filesOf(larder.cache, { canonicals: [], manifests: names.map(digestOf), layers: [] });
+    const pins = { byDigest: new Map(), unreadable: [] };
+    const { targets } = filesOf(larder.cache, { canonicals: [], manifests: names.map(digestOf), layers: [] }, pins);
     using locks = new DisposableStack();
     const lock = (name: string) => locks.use(FileLock.take(join(store.cache, at.flatLock(`root of ${name}`)))!);
     const [one, two, three, ...blobs] = targets;
