@@ -128,7 +128,7 @@ export function readHead(path: string, length: number): string | undefined {
 }
 
 /** Opens a regular file without following a link, and closes it again; undefined where nothing is. */
-export function openRegular<T>(path: string, use: (fd: number, stat: Stats) => T): T | undefined {
+export function openRegular<T>(path: string, use: (fd: number) => T): T | undefined {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -140,9 +140,8 @@ export function openRegular<T>(path: string, use: (fd: number, stat: Stats) => T
     throw error;
   }
   try {
-    const stat = fstatSync(fd);
-    if (!stat.isFile()) throw new LarderError("invalid", `"${path}" is not a regular file`);
-    return namingPath(path, () => use(fd, stat));
+    if (!fstatSync(fd).isFile()) throw new LarderError("invalid", `"${path}" is not a regular file`);
+    return namingPath(path, () => use(fd));
   } finally {
     closeSync(fd);
   }

@@ -260,3 +260,8 @@ export const WORK_LOCKS: [folder: Folder | typeof LOCK_FOLDER, ending: string][]
 export function isWorkScratch(name: string): boolean {
   return name.startsWith("load-") || name.endsWith(".work");
 }
+
+/** The process ID of the load that an entry of `tmp/` is scratch of; undefined for other work, and other versions of msb. */
+export function loaderOf(name: string): string | undefined {
+  return /^load-\d+-(\d+)-/.exec(name)?.[1];
+}

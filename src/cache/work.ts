@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { isLocked } from "../host/flock.ts";
 import { namesHeldBeside } from "../host/held.ts";
 import { isYoung, measure, namesIn } from "./file.ts";
-import { type CachePaths, isLock, isWorkScratch, WORK_LOCKS } from "./paths.ts";
+import { type CachePaths, isLock, isWorkScratch, loaderOf, WORK_LOCKS } from "./paths.ts";
 
 /**
  * The sign of a pull or load that runs now, as the path that shows it; undefined where there is none. Such work may
@@ -51,7 +51,7 @@ export function findRunningScratch(cache: CachePaths, now: number, grace: number
 // A load has its process ID in the names of its scratch (interop §3). Where that lives it is at work, however old the file
 // is; of a process in another container nothing but the age is known.
 function isOfLivingMsb(name: string): boolean {
-  const [, pid] = /^load-\d+-(\d+)-/.exec(name) ?? [];
+  const pid = loaderOf(name);
   try {
     return pid !== undefined && readFileSync(`/proc/${pid}/comm`, "latin1") === "msb\n";
   } catch {

@@ -110,11 +110,8 @@ export function listImages(db: Database): ImageRow[] {
   return [...eachImage(db)];
 }
 
-/** Every manifest that no reference names, newest first, from behind a place on, and at most so many of them. */
-export function listUntagged(db: Database, after?: Place, most?: number): ImageRow[] {
-  return db
-    .query<Row, (string | number | null)[]>(
-      `SELECT NULL AS id,
+const UNTAGGED = `
+       SELECT NULL AS id,
               NULL AS reference,
               created_at,
               NULL AS updated_at,
@@ -127,7 +124,13 @@ export function listUntagged(db: Database, after?: Place, most?: number): ImageR
               layer_count,
               total_size_bytes AS size_bytes
        FROM manifest
-       WHERE id NOT IN (SELECT manifest_id FROM image_ref)
+       WHERE id NOT IN (SELECT manifest_id FROM image_ref)`;
+
+/** Every manifest that no reference names, newest first, from behind a place on, and at most so many of them. */
+export function listUntagged(db: Database, after?: Place, most?: number): ImageRow[] {
+  return db
+    .query<Row, (string | number | null)[]>(
+      `${UNTAGGED}
          AND ${BEHIND}
        ORDER BY ${TIME} DESC, manifest.id
        ${limit(most)}`,
@@ -147,7 +150,13 @@ export function findImages(db: Database, text: string): ImageRow[] {
     const same = selectByReferences(db, spellings(canonicalReference(text)));
     if (same.length > 0) return same;
   }
-  return listUntagged(db).filter((row) => row.digest === text);
+  return db
+    .query<Row, [string]>(
+      `${UNTAGGED}
+         AND digest = ?`,
+    )
+    .all(text)
+    .map(parseImage);
 }
 
 /** The rows that name the manifest with this digest, newest first. */

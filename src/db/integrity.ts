@@ -77,7 +77,7 @@ export function findLostLayer(db: Database, leaving: number[] = []): string | un
 }
 
 /** The same of an image that has a layer by a diff ID that is no digest. */
-export function findUnnamedLayer(db: Database, leaving: number[] = []): string | undefined {
+export function findUnnamedLayer(db: Database, leaving: number[]): string | undefined {
   const unnamed = layersWithoutDigest(db);
   if (unnamed.length === 0) return undefined;
   const damaged = db

@@ -62,11 +62,12 @@ const SHAPE: Record<string, string[]> = {
   snapshot_index: ["name", "digest", "image_manifest_digest"],
 };
 
-const INDEXES = `
-  CREATE INDEX IF NOT EXISTS idx_manifest_layer_layer ON manifest_layer (layer_id);
-  CREATE INDEX IF NOT EXISTS idx_image_ref_manifest ON image_ref (manifest_id);
-  CREATE INDEX IF NOT EXISTS idx_sandbox_rootfs_manifest ON sandbox_rootfs (manifest_id);
-`;
+// larder's own, and the columns that they are on.
+const INDEXES = {
+  idx_manifest_layer_layer: "manifest_layer (layer_id)",
+  idx_image_ref_manifest: "image_ref (manifest_id)",
+  idx_sandbox_rootfs_manifest: "sandbox_rootfs (manifest_id)",
+};
 
 /**
  * Opens the catalogue for reading: writes nothing, waits for no writer, and for a lock up to `patienceMs`. Undefined
@@ -108,7 +109,17 @@ export function openForWriting(path: string): Database | undefined {
  */
 export function addIndexes(db: Database): void {
   if (INDEXED.has(db)) return;
-  if (countIndexes(db) < 3) writeTransaction(db, () => db.run(INDEXES));
+  const names = new Set(
+    db
+      .query<{ name: string }, []>("SELECT name FROM sqlite_master WHERE type = 'index'")
+      .all()
+      .map(({ name }) => name),
+  );
+  const missing = Object.entries(INDEXES).filter(([name]) => !names.has(name));
+  if (missing.length > 0)
+    writeTransaction(db, () => {
+      for (const [name, columns] of missing) db.run(`CREATE INDEX IF NOT EXISTS ${name} ON ${columns}`);
+    });
   INDEXED.add(db);
 }
 
@@ -370,12 +381,4 @@ function phaseOf(journal: string): unknown {
   } catch {
     return undefined;
   }
-}
-
-function countIndexes(db: Database): number {
-  return db
-    .query(
-      "SELECT name FROM sqlite_master WHERE type = 'index' AND name IN ('idx_manifest_layer_layer', 'idx_image_ref_manifest', 'idx_sandbox_rootfs_manifest')",
-    )
-    .all().length;
 }

@@ -6,6 +6,7 @@ import { findLostLayer, findUnnamedLayer } from "../db/integrity.ts";
 import { whyUnwritable } from "../db/open.ts";
 import { type Pin, whyUnknown } from "../db/pins.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
+import { unneededOf } from "../db/usage.ts";
 import { type FileSystem, fileSystemOf } from "../host/disk.ts";
 import type { Larder } from "../larder.ts";
 import { NOTHING, planCollection } from "./collect.ts";
@@ -87,7 +88,12 @@ function foresee(
   const lost = findLostLayer(db);
   if (lost !== undefined) return refuse(`the row of a layer of ${lost} is lost`);
   const options = { grace: DEFAULT_GRACE_MS, sweepUnrecorded: false };
-  const plan = planCollection(larder, pins, options, { ...NOTHING, strays, stock: stockOf(usage) });
+  const plan = planCollection(larder, pins, options, {
+    ...NOTHING,
+    strays,
+    stock: stockOf(usage),
+    unneeded: (going) => unneededOf(usage.catalogue, going),
+  });
   const unnamed = findUnnamedLayer(db, plan.going);
   if (unnamed !== undefined) return refuse(`a layer of ${unnamed} has a diff ID that is no digest`);
   const { unaccounted, targets } = plan;

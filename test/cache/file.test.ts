@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { lstatSync, mkdirSync, readdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { fstatSync, lstatSync, mkdirSync, readdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { allocatedBytes, measure, namesIn, openRegular, readHead, readRegular } from "../../src/cache/file.ts";
 import { LarderError } from "../../src/error.ts";
@@ -116,7 +116,7 @@ describe("openRegular", () => {
     writeFileSync(path, "x");
     const open = () => readdirSync("/proc/self/fd").length;
     const before = open();
-    expect(openRegular(path, (fd, { size }) => [fd > 2, size])).toEqual([true, 1]);
+    expect(openRegular(path, (fd) => [fd > 2, fstatSync(fd).size])).toEqual([true, 1]);
     const failing = () =>
       openRegular(path, () => {
         throw new Error("inside");
