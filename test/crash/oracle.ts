@@ -364,9 +364,11 @@ export class Oracle {
     );
   }
 
-  /** Whether it is metadata by which msb boots a snapshot. */
+  /** Whether it is metadata by which msb boots a snapshot, for all that is known of them. */
   private isBooted(owner: Owner): boolean {
-    return owner.kind === "metadata" && this.pinsOf(owner.manifest).some((pin) => pin.startsWith("snapshot"));
+    if (owner.kind !== "metadata") return false;
+    const isKnown = this.pins.every(({ kind }) => kind !== "unreadable");
+    return !isKnown || this.pinsOf(owner.manifest).some((pin) => pin.startsWith("snapshot"));
   }
 
   /** Whether an image has this layer that msb could boot, and that is not on record; or this metadata, which tells of it. */
