@@ -99,7 +99,14 @@ export default defineCommand({
 
 // An unreadable list must not count as an empty one: it would evict what it protects.
 function readKeeps(path: string): string[] {
-  const keeps = readText(path)
+  const text = readText(path);
+  // What a generator that failed, or a full disk, leaves of one.
+  if (text.trim() === "")
+    throw new LarderError(
+      "failed",
+      `the list "${path}" is empty (where nothing is to be kept, let a # comment say so)`,
+    );
+  const keeps = text
     .split("\n")
     .map((line) => line.replace(/#.*/, "").trim())
     .filter((line) => line !== "");

@@ -99,7 +99,7 @@ describe("get", () => {
     ["pyth%", 'larder: image not found: "pyth%" (it is not a valid reference either)\n'],
     [
       "sha256:0123abc",
-      'larder: image not found: "sha256:0123abc" (a digest is given whole: `larder list --filter digest=...` finds it)\n',
+      'larder: image not found: "sha256:0123abc" (a digest is given whole, and in lower case: `larder list --filter digest=...` finds it)\n',
     ],
     [
       "pyth*",

@@ -197,6 +197,7 @@ describe("larder prune: what it keeps", () => {
   test.each<[string, (path: string) => void]>([
     ["is not there", () => {}],
     ["is a folder", (path) => mkdirSync(path)],
+    ["is empty", (path) => writeFileSync(path, "")],
     ["is UTF-16", (path) => writeFileSync(path, Buffer.from("\ufeffacme/a:1\n", "utf16le"))],
     ["is no text", (path) => writeFileSync(path, Buffer.from([0x61, 0xff, 0xfe, 0x0a]))],
   ])("evicts nothing when --keep-from %s", async (_, make) => {
@@ -214,7 +215,7 @@ describe("larder prune: what it keeps", () => {
     expect(store.picture()).toBe(before);
   });
 
-  test("takes an empty list for an empty list", async () => {
+  test("takes a list of comments for an empty one", async () => {
     using store = new Store();
     store.image({ names: ["acme/a:1"] });
     const list = join(store.home, "keep.txt");
