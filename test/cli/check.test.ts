@@ -42,6 +42,20 @@ function wreck(home: SoundHome): void {
   home.age();
 }
 
+/** Takes the topmost layer off the record of an image, and with `alsoMetadata` what it could be put there again by. */
+function loseJunction(home: SoundHome, manifest: string, alsoMetadata = false): void {
+  home.sql(
+    `DELETE FROM manifest_layer WHERE position = 1 AND manifest_id = (SELECT id FROM manifest WHERE digest = '${manifest}')`,
+  );
+  if (alsoMetadata) truncateSync(home.metadata(`docker.io/library/${manifest === ONE ? "one" : "two"}:1`), 100);
+}
+
+/** A snapshot on disk, by its descriptor. */
+function snapshot(home: SoundHome, descriptor: string): void {
+  mkdirSync(join(home.path, "snapshots", "base"), { recursive: true });
+  writeFileSync(join(home.path, "snapshots", "base", "snapshot.json"), descriptor);
+}
+
 const adviceOf = ({ advice }: Described) => advice;
 
 /** Everything that a run may change: the rows, the database's own bytes, and the cache. */
@@ -274,6 +288,75 @@ describe("larder check --repair", () => {
     expect(list(done, "left")).toEqual(["metadata-missing flat:1"]);
   });
 
+  const obstacles: [name: string, spoil: (home: SoundHome) => void, swept: string[]][] = [
+    ["nothing stands in the way", () => {}, ["staging-stale", "stray-file"]],
+    ["a snapshot cannot be read", (home) => snapshot(home, "{"), []],
+    ["an image lacks a layer, and its metadata is cut short", (home) => loseJunction(home, ONE, true), []],
+    [
+      "an image lacks a layer that its metadata names",
+      (home) => loseJunction(home, ONE),
+      ["staging-stale", "stray-file"],
+    ],
+    [
+      "of two images that lack a layer one cannot be rebuilt",
+      (home) => {
+        loseJunction(home, ONE, true);
+        loseJunction(home, TWO);
+      },
+      [],
+    ],
+    [
+      "an image without a name has a layer by what is no digest",
+      (home) => {
+        home.sql(
+          `DELETE FROM image_ref WHERE reference = 'one:1'; UPDATE layer SET diff_id = 'x' WHERE diff_id = '${OWN}'`,
+        );
+        rmSync(home.metadata("docker.io/library/one:1"));
+      },
+      [],
+    ],
+    [
+      "the layers of an image to collect are not mounted",
+      (home) => {
+        home.sql(`DELETE FROM image_ref WHERE reference = 'one:1'`);
+        rmSync(home.metadata("docker.io/library/one:1"));
+        rmSync(join(home.cache, "layers"), { recursive: true });
+        mkdirSync(join(home.cache, "layers"));
+      },
+      [],
+    ],
+    [
+      "the layers are not mounted, and no row is to go",
+      (home) => {
+        rmSync(join(home.cache, "layers"), { recursive: true });
+        mkdirSync(join(home.cache, "layers"));
+      },
+      ["staging-stale", "stray-file"],
+    ],
+    [
+      "a snapshot needs an image that is not on record",
+      (home) => {
+        snapshot(home, JSON.stringify({ image: { manifest_digest: NOWHERE } }));
+        writeFileSync(home.vmdk(NOWHERE), "disk");
+      },
+      ["staging-stale"],
+    ],
+  ];
+  test.each(obstacles)("plans to sweep just what the run then sweeps where %s", async (_, spoil, swept) => {
+    using home = sound.copy();
+    spoil(home);
+    writeFileSync(join(home.cache, "fsmeta", "stray"), "stray");
+    writeFileSync(join(home.cache, "tmp", "load-1-2-3.blob"), "scratch");
+    home.age();
+    const sweeps = async (fate: string, ...flags: string[]) => {
+      const { stdout } = await larder(home.path, "check", "--repair", "--format", "json", ...flags);
+      const made = JSON.parse(stdout).problems.filter(({ repair }: Described) => repair === fate);
+      return made.flatMap(({ code }: Described) => (/stray|staging/.test(code) ? code : [])).sort();
+    };
+    expect(await sweeps("planned", "--dry-run")).toEqual(swept);
+    expect(await sweeps("done")).toEqual(swept);
+  });
+
   test("counts what a second look finds, and exits with 5 while damage is left", async () => {
     using home = sound.copy();
     truncateSync(home.layer(OWN), 0);
@@ -448,6 +531,19 @@ describe("larder check --repair", () => {
       "gc leaves it until the catalogue accounts for its cache",
     );
     expect((await larder(home.path, "gc")).code).toBe(5);
+  });
+
+  test("promises what gc does where layers are not mounted and no row is to go", async () => {
+    using home = sound.copy();
+    rmSync(join(home.cache, "layers"), { recursive: true });
+    const stray = join(home.cache, "fsmeta", "stray");
+    writeFileSync(stray, "stray");
+    home.age();
+    const { problems } = await larderJson(home.path, ["check"], 5);
+    const found = problems.find(({ subject }: Described) => subject === stray);
+    expect(found.advice).toBe("larder gc takes it once it is old enough");
+    expect((await larder(home.path, "gc")).code).toBe(0);
+    expect(existsSync(stray)).toBe(false);
   });
 
   test("promises nothing of the layers that a catalogue without images has left", async () => {

@@ -3,12 +3,13 @@ import { type Pins, whyUnknown } from "../../db/pins.ts";
 import { readTransaction } from "../../db/write.ts";
 import { LarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
+import { isDigest } from "../../oci/digest.ts";
 import { PinWatch, unusedManifests } from "../pins.ts";
 import { findLostCache } from "../unrecorded.ts";
 import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
-import { isCollected, type Problem, type ProblemCode, problem, refused, withUnreadable } from "./problem.ts";
+import { isCollected, type Mend, type Problem, type ProblemCode, problem, refused, withUnreadable } from "./problem.ts";
 import { checkRows } from "./rows.ts";
 import { checkStrays } from "./strays.ts";
 
@@ -46,10 +47,9 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
     // A layer that a hundred images share has one fault.
     if (!problems.has(identity)) problems.set(identity, each);
   }
-  const isWritable = !database.some(({ code }) => code === "migrations-missing");
-  return advise(larder, pins, [...problems.values()]).map(({ mend, ...rest }) =>
-    mend && isWritable ? { ...rest, mend } : rest,
-  );
+  const found = advise(larder, pins, [...problems.values()]);
+  const isMade = mendsMade(larder, pins, found);
+  return found.map(({ mend, ...rest }) => (mend && isMade(mend) ? { ...rest, mend } : rest));
 }
 
 // Where gc refuses no advice says that it takes something; scratch it takes from an unaccounted cache, too.
@@ -66,11 +66,34 @@ function advise(larder: Larder, pins: Pins, problems: Problem[]): Problem[] {
 function whyRefused(larder: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>): string | undefined {
   const { db } = larder;
   if (codes.has("migrations-missing")) return "until the migration history is there";
-  if (findLostCache(larder) !== undefined) return "until its cache is there";
   if (whyUnknown(pins) !== undefined) return "until it can be told what is in use";
+  if (isCacheMissed(larder, pins, codes)) return "until its cache is there";
   const going = unusedManifests(db, pins).map(({ id }) => id);
   const isLayerLost = findLostLayer(db) !== undefined || findUnnamedLayer(db, going) !== undefined;
   return isLayerLost ? "while an image lacks a layer on record" : undefined;
+}
+
+// Rows would be missed once the cache is back; where none is to go, gc sweeps.
+function isCacheMissed(larder: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>): boolean {
+  const goes = codes.has("layer-orphan") || unusedManifests(larder.db, pins).some(({ digest }) => isDigest(digest));
+  return goes && findLostCache(larder) !== undefined;
+}
+
+/** Which of the mends a repair makes: it promises none that it would then refuse. */
+function mendsMade(larder: Larder, pins: Pins, problems: Problem[]): (mend: Mend) => boolean {
+  const codes = new Set(problems.map(({ code }) => code));
+  if (codes.has("migrations-missing")) return () => false;
+  const isSweeping =
+    problems.some(({ mend }) => mend?.kind === "sweep") && !refusesSweep(larder, pins, problems, codes);
+  return ({ kind }) => kind !== "sweep" || isSweeping;
+}
+
+// A repair rebuilds rows first, and deletes none: it minds each lost layer that it does not bring back.
+function refusesSweep(larder: Larder, pins: Pins, problems: Problem[], codes: ReadonlySet<ProblemCode>): boolean {
+  const { db } = larder;
+  if (whyUnknown(pins) !== undefined || isCacheMissed(larder, pins, codes)) return true;
+  const rebuilt = problems.flatMap(({ mend }) => (mend?.kind === "rebuild" ? (mend.manifestId ?? []) : []));
+  return findLostLayer(db, rebuilt) !== undefined || findUnnamedLayer(db, rebuilt) !== undefined;
 }
 
 // How long the walk goes on before signals are heard.

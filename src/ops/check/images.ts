@@ -206,7 +206,7 @@ function* checkConfig(
 function rebuildBy({ reference, manifestId, digest }: ImageRow, metadata: ImageMetadata | undefined): Mend | undefined {
   // A manifest row whose digest cannot be read may be any image's.
   const isKnown = manifestId === null || digest !== null;
-  return reference !== null && metadata && isKnown ? { kind: "rebuild", reference, metadata } : undefined;
+  return reference !== null && metadata && isKnown ? { kind: "rebuild", reference, manifestId, metadata } : undefined;
 }
 
 // A rebuild by such metadata would take a layer off the record that the image may need.

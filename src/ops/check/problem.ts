@@ -83,8 +83,8 @@ export const PROBLEM_CODES = Object.keys(PROBLEMS) as ProblemCode[];
 
 /** How a problem can be mended without losing anything. */
 export type Mend =
-  /** Write an image's rows anew from its metadata. */
-  | { kind: "rebuild"; reference: string; metadata: ImageMetadata }
+  /** Write an image's rows anew from its metadata; `manifestId` is its manifest's row, or null where that is gone. */
+  | { kind: "rebuild"; reference: string; manifestId: number | null; metadata: ImageMetadata }
   /** Record an artifact's length, in bytes. */
   | { kind: "size"; diffId: Digest; bytes: number }
   /** Remove an artifact that msb would reject, so that its next pull makes it anew. */

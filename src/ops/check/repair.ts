@@ -182,18 +182,21 @@ async function sweepStrays(
   outcomes: Map<Problem, Outcome>,
 ): Promise<void> {
   const mine = mendedBy("sweep", problems);
+  let needed: string | undefined;
   const refusal = attempt(larder, () => {
     const pins = new PinWatch(larder).readAll();
     refuseLostLayers(larder.db, larder.home.database);
     refuseUnnamedLayers(larder.db, larder.home.database);
-    const needed = findPinnedUnrecorded(larder, pins);
-    if (needed) throw new LarderError("in_use", needed);
+    needed = findPinnedUnrecorded(larder, pins);
   });
-  if (!refusal.mended) {
-    for (const problem of mine.keys()) outcomes.set(problem, refusal);
-    return;
+  const targets = new Map<Problem, Target>();
+  for (const [problem, { target }] of mine) {
+    if (!refusal.mended) outcomes.set(problem, refusal);
+    // Scratch is no image's, and goes as gc has it go.
+    else if (needed !== undefined && !larder.cache.isScratch(target.path))
+      outcomes.set(problem, { mended: false, reason: needed });
+    else targets.set(problem, target);
   }
-  const targets = new Map(Array.from(mine, ([problem, { target }]) => [problem, target]));
   await sweepProblems(larder, targets, options, outcomes);
 }
 
