@@ -336,6 +336,7 @@ const SWEEP_ORDER: Kind[] = [
   "staging",
 ];
 
-function inSweepOrder(targets: Target[]): Target[] {
+/** Sorts targets in place so that each comes before what it speaks for: metadata first, flat refs before their blobs. */
+export function inSweepOrder(targets: Target[]): Target[] {
   return targets.sort((a, b) => SWEEP_ORDER.indexOf(a.kind) - SWEEP_ORDER.indexOf(b.kind));
 }

@@ -4,6 +4,7 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -839,6 +840,19 @@ describe("repair", () => {
     expect(codes(await look(home))).toEqual(["file-unreadable", "flat-ref-unreadable", "stray-file"]);
     await mend(home);
     expect(existsSync(home.flatBlobPath)).toBe(true);
+  });
+
+  test("sweeps a flat blob after the ref that names it, in whatever order they were found", async () => {
+    using home = sound.copy();
+    changeText(home.flatRef(FLAT), (text) => text.replace(FLAT, NOWHERE));
+    renameSync(home.flatRef(FLAT), home.flatRef(NOWHERE));
+    home.age();
+    const problems = (await look(home)).filter(({ code }) => code === "stray-file");
+    expect(problems.map(({ subject }) => subject)).toEqual([home.flatRef(NOWHERE), home.flatBlobPath]);
+    const sweepAll = (larder: Larder) => repair(larder, problems.toReversed(), { grace: GRACE });
+    const outcomes = await using(home, openToWrite, sweepAll);
+    expect([...outcomes.values()]).toEqual([{ mended: true }, { mended: true }]);
+    expect([home.flatRef(NOWHERE), home.flatBlobPath].filter(existsSync)).toEqual([]);
   });
 
   test("takes no layer off the record, though the metadata lacks it", async () => {

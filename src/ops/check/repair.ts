@@ -16,6 +16,7 @@ import { FileLock } from "../../host/flock.ts";
 import { adopt, makeFolder } from "../../host/ownership.ts";
 import type { Larder } from "../../larder.ts";
 import type { ImageMetadata } from "../../oci/metadata.ts";
+import { inSweepOrder } from "../collect.ts";
 import { measureArtifacts, recordImage } from "../persist.ts";
 import { PinWatch } from "../pins.ts";
 import { type SweepOptions, sweep } from "../sweep.ts";
@@ -214,7 +215,7 @@ async function sweepProblems(
     byPath.set(made.path, problem);
     targets.push(made);
   }
-  const { deleted, skipped, failed } = await sweep(larder, targets, options, wanted);
+  const { deleted, skipped, failed } = await sweep(larder, inSweepOrder(targets), options, wanted);
   for (const { path } of deleted) outcomes.set(byPath.get(path)!, { mended: true });
   for (const { path, reason } of skipped) outcomes.set(byPath.get(path)!, { mended: false, reason });
   for (const { path, reason } of failed) outcomes.set(byPath.get(path)!, { mended: false, reason, code: "failed" });
