@@ -16,7 +16,7 @@ export default defineCommand({
   details:
     "Damage exits with 5; a note (an untagged image, a stray file) does not. --repair mends what loses nothing: rows from\nthe metadata msb keeps, sizes, labels and platform, artifacts that msb would reject, disks that name an old place,\nstray files. It never deletes a row, and leaves a damaged database alone. What changed inside a layer no check sees:\nEROFS has a checksum of its superblock alone, and no digest of the artifact is on record.",
   flags: {
-    deep: { type: "boolean", description: "read artifacts too: superblocks, flat blobs, raw documents" },
+    deep: { type: "boolean", description: "read artifacts too: superblock checksums, flat blobs, raw documents" },
     repair: { type: "boolean", description: "mend what can be mended without losing anything" },
     "dry-run": { type: "boolean", alias: "n", description: "with --repair: list what it would do, and change nothing" },
     grace: { type: "string", valueHint: "DURATION", description: "how old a stray file must be (default 10m)" },

@@ -148,6 +148,11 @@ describe("larder check", () => {
     expect(report.problems.map(({ code }: Described) => code)).toEqual(["flat-blob-digest"]);
   });
 
+  test("promises of --deep no more than it reads beyond a plain check", async () => {
+    const { stdout } = await run(["check", "--help"]);
+    expect(stdout).toMatch(/--deep\s+read artifacts too: superblock checksums, flat blobs, raw documents/);
+  });
+
   test("writes out what a terminal would obey", async () => {
     using home = sound.copy();
     home.sql("INSERT INTO image_ref (reference, manifest_id) VALUES ('evil' || char(27) || '[2J', 1)");
