@@ -30,11 +30,12 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
   // From a damaged file nothing can be concluded: its rows may be anything.
   if (isCorrupt(database)) return database;
   const pins = new PinWatch(larder).read();
+  const unused = unusedManifests(larder.db, pins);
   const images = readTransaction(larder.db, () => [...checkRows(larder.db), ...checkImages(larder, deep)]);
   const artifacts = await gather(checkArtifacts(larder, pins, deep, progress), options);
   // Which blob such a ref means cannot be told: it may be any.
   const keepsBlobs = artifacts.some(({ code }) => code === "flat-ref-unreadable" || code === "file-unreadable");
-  const strays = withUnreadable("cache", checkStrays(larder, pins, { grace, keepsBlobs, images }));
+  const strays = withUnreadable("cache", checkStrays(larder, pins, { grace, keepsBlobs, images, unused }));
   const problems = new Map<string, Problem>();
   for (const each of [
     ...database,
@@ -47,51 +48,60 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
     // A layer that a hundred images share has one fault.
     if (!problems.has(identity)) problems.set(identity, each);
   }
-  const found = advise(larder, pins, [...problems.values()]);
-  const isMade = mendsMade(larder, pins, found);
+  const codes = new Set(Array.from(problems.values(), ({ code }) => code));
+  const look: Look = { larder, pins, unused, codes };
+  const found = advise(look, [...problems.values()]);
+  const isMade = mendsMade(look, found);
   return found.map(({ mend, ...rest }) => (mend && isMade(mend) ? { ...rest, mend } : rest));
 }
 
+/** What a check goes by that says what gc and a repair would refuse. */
+interface Look {
+  larder: Larder;
+  pins: Pins;
+  /** What a gc collects; see `unusedManifests`. */
+  unused: { id: number; digest: string }[];
+  /** Of all that was found. */
+  codes: ReadonlySet<ProblemCode>;
+}
+
 // Where gc refuses no advice says that it takes something; scratch it takes from an unaccounted cache, too.
-function advise(larder: Larder, pins: Pins, problems: Problem[]): Problem[] {
+function advise(look: Look, problems: Problem[]): Problem[] {
   if (!problems.some(isCollected)) return problems;
-  const codes = new Set(problems.map(({ code }) => code));
-  const why = whyRefused(larder, pins, codes);
+  const why = whyRefused(look);
   if (why !== undefined) return problems.map((each) => refused(each, `gc leaves it ${why}`));
-  if (!codes.has("catalogue-unaccounted")) return problems;
+  if (!look.codes.has("catalogue-unaccounted")) return problems;
   const leaves = "gc leaves it until the catalogue accounts for its cache";
   return problems.map((each) => (each.code === "staging-stale" ? each : refused(each, leaves)));
 }
 
-function whyRefused(larder: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>): string | undefined {
-  const { db } = larder;
-  if (codes.has("migrations-missing")) return "until the migration history is there";
-  if (whyUnknown(pins) !== undefined) return "until it can be told what is in use";
-  if (isCacheMissed(larder, pins, codes)) return "until its cache is there";
-  const going = unusedManifests(db, pins).map(({ id }) => id);
+function whyRefused(look: Look): string | undefined {
+  if (look.codes.has("migrations-missing")) return "until the migration history is there";
+  if (whyUnknown(look.pins) !== undefined) return "until it can be told what is in use";
+  if (isCacheMissed(look)) return "until its cache is there";
+  const { db } = look.larder;
+  const going = look.unused.map(({ id }) => id);
   const isLayerLost = findLostLayer(db) !== undefined || findUnnamedLayer(db, going) !== undefined;
   return isLayerLost ? "while an image lacks a layer on record" : undefined;
 }
 
 // Rows would be missed once the cache is back; where none is to go, gc sweeps.
-function isCacheMissed(larder: Larder, pins: Pins, codes: ReadonlySet<ProblemCode>): boolean {
-  const goes = codes.has("layer-orphan") || unusedManifests(larder.db, pins).some(({ digest }) => isDigest(digest));
+function isCacheMissed({ larder, unused, codes }: Look): boolean {
+  const goes = codes.has("layer-orphan") || unused.some(({ digest }) => isDigest(digest));
   return goes && findLostCache(larder) !== undefined;
 }
 
 /** Which of the mends a repair makes: it promises none that it would then refuse. */
-function mendsMade(larder: Larder, pins: Pins, problems: Problem[]): (mend: Mend) => boolean {
-  const codes = new Set(problems.map(({ code }) => code));
-  if (codes.has("migrations-missing")) return () => false;
-  const isSweeping =
-    problems.some(({ mend }) => mend?.kind === "sweep") && !refusesSweep(larder, pins, problems, codes);
+function mendsMade(look: Look, problems: Problem[]): (mend: Mend) => boolean {
+  if (look.codes.has("migrations-missing")) return () => false;
+  const isSweeping = problems.some(({ mend }) => mend?.kind === "sweep") && !refusesSweep(look, problems);
   return ({ kind }) => kind !== "sweep" || isSweeping;
 }
 
 // A repair rebuilds rows first, and deletes none: it minds each lost layer that it does not bring back.
-function refusesSweep(larder: Larder, pins: Pins, problems: Problem[], codes: ReadonlySet<ProblemCode>): boolean {
-  const { db } = larder;
-  if (whyUnknown(pins) !== undefined || isCacheMissed(larder, pins, codes)) return true;
+function refusesSweep(look: Look, problems: Problem[]): boolean {
+  if (whyUnknown(look.pins) !== undefined || isCacheMissed(look)) return true;
+  const { db } = look.larder;
   const rebuilt = problems.flatMap(({ mend }) => (mend?.kind === "rebuild" ? (mend.manifestId ?? []) : []));
   return findLostLayer(db, rebuilt) !== undefined || findUnnamedLayer(db, rebuilt) !== undefined;
 }

@@ -6,7 +6,6 @@ import type { Pins } from "../../db/pins.ts";
 import type { Larder } from "../../larder.ts";
 import { isDigest } from "../../oci/digest.ts";
 import { filesOf } from "../doomed.ts";
-import { unusedManifests } from "../pins.ts";
 import { findStrays } from "../strays.ts";
 import { findPinnedUnrecorded, findUnrecorded } from "../unrecorded.ts";
 import { type Problem, problem, refused } from "./problem.ts";
@@ -18,6 +17,8 @@ interface StrayOptions {
   keepsBlobs: boolean;
   /** What is wrong with the rows: files whose rows can be rebuilt are no strays. */
   images: Problem[];
+  /** The manifests that gc collects; see `unusedManifests`. */
+  unused: { digest: string }[];
 }
 
 /**
@@ -26,7 +27,7 @@ interface StrayOptions {
 export function* checkStrays(
   larder: Larder,
   pins: Pins,
-  { grace, keepsBlobs, images }: StrayOptions,
+  { grace, keepsBlobs, images, unused }: StrayOptions,
 ): Generator<Problem> {
   const rebuilt = filesRebuilt(larder, images);
   const strays = findStrays(larder, pins, grace);
@@ -37,7 +38,8 @@ export function* checkStrays(
   // One whose diff ID is no digest is named with the rows: gc leaves it.
   const orphans = unneededLayers(larder.db, []).flatMap(({ diffId }) => (isDigest(diffId) ? [diffId] : []));
   // While the catalogue does not account for its cache only scratch may go.
-  const isTouched = targets.some(({ path }) => !larder.cache.isScratch(path)) || hasDoomedFiles(larder, pins, orphans);
+  const isTouched =
+    targets.some(({ path }) => !larder.cache.isScratch(path)) || hasDoomedFiles(larder, unused, orphans);
   const unrecorded = isTouched ? (findPinnedUnrecorded(larder, pins) ?? findUnrecorded(larder, grace)) : undefined;
   const isAccounted = unrecorded === undefined;
   if (unrecorded !== undefined) yield problem("catalogue-unaccounted", "catalogue", unrecorded);
@@ -62,8 +64,8 @@ export function* checkStrays(
 }
 
 // Whether gc would take files of rows, too: those of orphan layers, or of untagged images.
-function hasDoomedFiles({ cache, db }: Larder, pins: Pins, orphans: string[]): boolean {
-  const manifests = unusedManifests(db, pins).map(({ digest }) => digest);
+function hasDoomedFiles({ cache }: Larder, unused: { digest: string }[], orphans: string[]): boolean {
+  const manifests = unused.map(({ digest }) => digest);
   const doomed = { canonicals: [], manifests, layers: orphans };
   return filesOf(cache, doomed, pins).targets.length > 0;
 }
