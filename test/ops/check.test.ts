@@ -857,10 +857,7 @@ describe("repair", () => {
 
   test("takes no layer off the record, though the metadata lacks it", async () => {
     using home = sound.copy();
-    changeText(home.metadata(KEY_OF_ONE), (text) => {
-      const { layers, ...rest } = JSON.parse(text);
-      return JSON.stringify({ ...rest, layers: layers.slice(0, 1) });
-    });
+    dropLayers(home.metadata(KEY_OF_ONE));
     // What else is wrong is mended of the others all the same.
     home.sql("UPDATE manifest SET layer_count = 9");
     const before = home.rows();
@@ -870,6 +867,37 @@ describe("repair", () => {
     const counts = (after.manifest as { digest: string; layer_count: number }[]).filter(({ digest }) => digest !== ONE);
     expect(counts.map(({ layer_count }) => layer_count)).toEqual([2, 1]);
     expect(codes(await look(home))).toEqual(["layer-count-mismatch", "layers-missing", "size-mismatch"]);
+  });
+
+  test.each([
+    ["a column of its manifest cannot be read", "UPDATE manifest SET architecture = x'00'"],
+    ["its manifest row is gone", `DELETE FROM manifest WHERE digest = '${ONE}'`],
+    ["its reference names a row that never was", "UPDATE image_ref SET manifest_id = 999 WHERE reference = 'one:1'"],
+  ])("promises no rebuild by metadata that lacks a layer where %s", async (_, damage) => {
+    using home = sound.copy();
+    dropLayers(home.metadata(KEY_OF_ONE));
+    home.sql(damage);
+    const rebuilt = (await look(home)).flatMap(({ mend }) => (mend?.kind === "rebuild" ? mend.reference : []));
+    expect(rebuilt).not.toContain("one:1");
+  });
+
+  test("rebuilds the other images though one is refused, and says which", async () => {
+    using home = sound.copy();
+    home.sql("UPDATE manifest SET layer_count = 9");
+    const problems = await look(home);
+    // Put on record since, by metadata of the same digest that has a layer more.
+    home.sql(
+      `INSERT INTO manifest_layer (manifest_id, layer_id, position)
+       SELECT m.id, l.id, 2 FROM manifest AS m, layer AS l
+       WHERE m.digest = '${ONE}' AND l.diff_id = '${IMAGES.two.layers[1]!.diffId}'`,
+    );
+    const outcomes = await using(home, openToWrite, (larder) => repair(larder, problems, { grace: GRACE }));
+    expect(Object.fromEntries(problems.map((problem) => [problem.subject, outcomes.get(problem)]))).toEqual({
+      "one:1": { mended: false, reason: expect.stringContaining(ONE), code: "invalid" },
+      "two:1": { mended: true },
+      "flat:1": { mended: true },
+    });
+    expect((await look(home)).map(({ subject }) => subject)).toEqual(expect.not.arrayContaining(["two:1", "flat:1"]));
   });
 
   test("makes no disk where there is none by now", async () => {
@@ -978,6 +1006,11 @@ describe("repair", () => {
 function pin(home: SoundHome, manifest: string): void {
   const config = JSON.stringify({ image: { digest: manifest } });
   home.sql(`INSERT INTO sandbox (name, config, status) VALUES ('web', '${config}', 'starting')`);
+}
+
+/** Leaves an image's metadata but its lowest layer. */
+function dropLayers(path: string): void {
+  changeJson(path, ({ layers, ...rest }) => ({ ...rest, layers: layers.slice(0, 1) }));
 }
 
 function patch(path: string, offset: number, byte: number): void {

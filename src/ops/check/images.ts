@@ -1,11 +1,13 @@
+import type { Database } from "bun:sqlite";
 import { measure } from "../../cache/file.ts";
 import { readMetadataFile } from "../../cache/metadata.ts";
 import { type ConfigRow, findConfig } from "../../db/configs.ts";
-import { type ImageRow, listImages, listUntagged } from "../../db/images.ts";
+import { danglingManifest, findByDigest, type ImageRow, listImages, listUntagged } from "../../db/images.ts";
 import { type LayerRow, listLayers } from "../../db/layers.ts";
+import { hasManifest } from "../../db/manifests.ts";
 import { asLarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
-import { digestAs, isDigest } from "../../oci/digest.ts";
+import { type Digest, digestAs, isDigest } from "../../oci/digest.ts";
 import { type ImageMetadata, platformOf } from "../../oci/metadata.ts";
 import { cacheKey, canonicalReference, isReference } from "../../oci/reference.ts";
 import { totalSize } from "../persist.ts";
@@ -18,7 +20,7 @@ export function* checkImages(larder: Larder, deep: boolean): Generator<Problem> 
   const manifests = new Map<number, { row: ImageRow; metadata: ImageMetadata | undefined }>();
   for (const row of rows) {
     const metadata = yield* checkMetadata(larder, row, rows, deep);
-    yield* checkReference(row, metadata);
+    yield* checkReference(larder, row, metadata);
     if (row.manifestId === null) continue;
     // Of several names the first that still has its metadata speaks for the image.
     const known = manifests.get(row.manifestId);
@@ -45,13 +47,13 @@ function* checkConflicts(rows: ImageRow[]): Generator<Problem> {
   }
 }
 
-function* checkReference(row: ImageRow, metadata: ImageMetadata | undefined): Generator<Problem> {
+function* checkReference(larder: Larder, row: ImageRow, metadata: ImageMetadata | undefined): Generator<Problem> {
   const reference = row.reference ?? `image_ref row ${row.id}`;
   if (row.reference === null || !isReference(row.reference))
     yield problem("reference-invalid", reference, "it is not an image reference");
   for (const what of row.damage) {
     if (isTime(what)) continue;
-    const mend = REBUILT.test(what) ? rebuildBy(row, metadata) : undefined;
+    const mend = REBUILT.test(what) ? rebuildBy(row, metadata, recordedLayers(larder, row, metadata)) : undefined;
     yield problem(what.startsWith("manifest") ? "foreign-key" : "column-unreadable", reference, what, mend);
   }
 }
@@ -125,7 +127,7 @@ function* checkManifest(larder: Larder, row: ImageRow, metadata: ImageMetadata |
   const { manifestId, digest } = row;
   const subject = row.reference ?? digest ?? `manifest row ${manifestId}`;
   const layers = listLayers(larder.db, manifestId!);
-  const mend = lacksLayer(metadata, layers) ? undefined : rebuildBy(row, metadata);
+  const mend = rebuildBy(row, metadata, layers);
   if (digest !== null && !isDigest(digest))
     yield problem("digest-invalid", subject, `${JSON.stringify(digest.slice(0, 100))} is not a digest`);
   yield* checkLayers(row, layers, metadata, subject, mend);
@@ -203,16 +205,32 @@ function* checkConfig(
     yield problem("config-outdated", subject, `the catalogue lacks its ${missing.join(" and ")}`, mend);
 }
 
-function rebuildBy({ reference, manifestId, digest }: ImageRow, metadata: ImageMetadata | undefined): Mend | undefined {
+// `recorded` are the layers of the manifest row that a rebuild writes anew.
+function rebuildBy(
+  { reference, manifestId, digest }: ImageRow,
+  metadata: ImageMetadata | undefined,
+  recorded: LayerRow[],
+): Mend | undefined {
+  if (reference === null || !metadata) return undefined;
   // A manifest row whose digest cannot be read may be any image's.
-  const isKnown = manifestId === null || digest !== null;
-  return reference !== null && metadata && isKnown ? { kind: "rebuild", reference, manifestId, metadata } : undefined;
+  if (manifestId !== null && digest === null) return undefined;
+  // It would take a layer off the record that the image may need.
+  const named = new Set<unknown>(metadata.layers.map(({ diff_id }) => diff_id));
+  if (recorded.some(({ diffId }) => isDigest(diffId) && !named.has(diffId))) return undefined;
+  return { kind: "rebuild", reference, manifestId, metadata };
 }
 
-// A rebuild by such metadata would take a layer off the record that the image may need.
-function lacksLayer(metadata: ImageMetadata | undefined, recorded: LayerRow[]): boolean {
-  const named = new Set<unknown>(metadata?.layers.map(({ diff_id }) => diff_id));
-  return recorded.some(({ diffId }) => isDigest(diffId) && !named.has(diffId));
+// Where a reference's manifest row is gone, a rebuild writes that which has the digest by now, or makes the old one again.
+function recordedLayers({ db }: Larder, { reference, manifestId }: ImageRow, metadata?: ImageMetadata): LayerRow[] {
+  if (reference === null || !metadata) return [];
+  const id = manifestId ?? findManifest(db, metadata.manifest_digest) ?? danglingManifest(db, reference);
+  return id === null ? [] : listLayers(db, id);
+}
+
+function findManifest(db: Database, digest: Digest): number | null {
+  if (!hasManifest(db, digest)) return null;
+  const row = findByDigest(db, digest)[0] ?? listUntagged(db).find((row) => row.digest === digest);
+  return row?.manifestId ?? null;
 }
 
 function writePlatform({ os, architecture, variant }: Pick<ImageRow, "os" | "architecture" | "variant">): string {

@@ -44,13 +44,10 @@ export async function repair(
   const outcomes = new Map<Problem, Outcome>();
   if (isCorrupt(problems)) return outcomes;
   addIndexes(larder.db);
-  const run = <K extends Mend["kind"]>(kind: K, mendAll: (larder: Larder, mends: MendOf<K>[]) => void) => {
-    const mine = mendedBy(kind, problems);
-    const outcome = attempt(larder, () => mendAll(larder, [...mine.values()]));
-    for (const problem of mine.keys()) outcomes.set(problem, outcome);
-  };
-  run("rebuild", rebuild);
-  run("size", recordSizes);
+  rebuild(larder, problems, outcomes);
+  const sizes = mendedBy("size", problems);
+  const recorded = attempt(larder, () => recordSizes(larder, [...sizes.values()]));
+  for (const problem of sizes.keys()) outcomes.set(problem, recorded);
   for (const [problem, { file }] of mendedBy("relocate", problems)) {
     outcomes.set(problem, relocate(larder, file));
     await hearStop(stopped);
@@ -86,22 +83,40 @@ function attempt({ home }: Larder, mend: () => void): Outcome {
 // Rows in one transaction: about 30 ms, and msb takes the write lock at every start.
 const BATCH = 200;
 
-function rebuild(larder: Larder, mends: MendOf<"rebuild">[]): void {
-  const unique = new Map(mends.map((mend) => [`${mend.reference} ${mend.metadata.manifest_digest}`, mend]));
-  const sizes = measureArtifacts(larder, [...unique.values()]);
+function rebuild(larder: Larder, problems: Problem[], outcomes: Map<Problem, Outcome>): void {
+  const mine = mendedBy("rebuild", problems);
+  const unique = new Map(Array.from(mine.values(), (mend) => [imageOf(mend), mend]));
+  const became = new Map<string, Outcome>();
+  for (const batch of batches([...unique.values()], BATCH))
+    for (const [mend, outcome] of rebuildEach(larder, batch)) became.set(imageOf(mend), outcome);
+  for (const [problem, mend] of mine) outcomes.set(problem, became.get(imageOf(mend))!);
+}
+
+function imageOf({ reference, metadata }: MendOf<"rebuild">): string {
+  return `${reference} ${metadata.manifest_digest}`;
+}
+
+// One image that is refused keeps no other from being rebuilt: what became of each.
+function* rebuildEach(larder: Larder, mends: MendOf<"rebuild">[]): Generator<[MendOf<"rebuild">, Outcome]> {
+  const outcome = attempt(larder, () => rebuildAll(larder, mends));
+  const isRefused = !outcome.mended && outcome.code === "invalid";
+  if (isRefused && mends.length > 1) for (const mend of mends) yield* rebuildEach(larder, [mend]);
+  else for (const mend of mends) yield [mend, outcome];
+}
+
+function rebuildAll(larder: Larder, mends: MendOf<"rebuild">[]): void {
+  const sizes = measureArtifacts(larder, mends);
   // What is about to be discarded has no size to remember.
   for (const diffId of sizes.keys()) if (examineErofs(larder.cache.layer(diffId).path)) sizes.delete(diffId);
   const now = larder.now();
-  for (const batch of batches([...unique.values()], BATCH)) {
-    writeTransaction(larder.db, () => {
-      for (const { reference, metadata } of batch) {
-        if (!isStillNamed(larder, reference, metadata)) continue;
-        // Under its old id, by which a sandbox that runs it still pins it.
-        const lost = danglingManifest(larder.db, reference);
-        repointDangling(larder.db, reference, recordImage(larder.db, metadata, sizes, now, false, lost));
-      }
-    });
-  }
+  writeTransaction(larder.db, () => {
+    for (const { reference, metadata } of mends) {
+      if (!isStillNamed(larder, reference, metadata)) continue;
+      // Under its old id, by which a sandbox that runs it still pins it.
+      const lost = danglingManifest(larder.db, reference);
+      repointDangling(larder.db, reference, recordImage(larder.db, metadata, sizes, now, false, lost));
+    }
+  });
 }
 
 // An image that was removed, or a name that was moved, since the check must not come back.
