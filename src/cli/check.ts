@@ -44,18 +44,20 @@ export default defineCommand({
     })
       .finally(bar.end)
       .catch(unlessInterrupted);
+    const isRepair = flags.repair && !flags["dry-run"];
+    // Half of what there is to find would look like all of it.
     if (!report) {
-      interruption.explain(
-        flags.repair
-          ? "what was not mended yet, the next repair mends"
-          : "nothing is known of what was not checked yet",
-      );
+      interruption.explain(isRepair ? "nothing was mended" : "nothing is known of what was not checked yet");
       return interruption.exitCode;
     }
     if (!existsSync(where.database)) say(`there is no catalogue at "${where.database}"`);
     await emit(format, report, () => renderReport(report));
     say(`database ${report.database}, cache ${report.cache}`);
     if (report.failure !== null) complain("not everything could be mended; the report says of each problem why");
+    if (isRepair) {
+      interruption.explain("what was not mended yet, the next repair mends");
+      if (interruption.exitCode !== undefined) return interruption.exitCode;
+    }
     if (report.damage > 0) return exitCode("damaged");
     return report.failure === null ? 0 : exitCode(report.failure);
   },

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXECUTABLE } from "../../build.ts";
 import { larder, processStatus, run, TemporaryFolder } from "../larder.ts";
@@ -119,6 +120,34 @@ describe.each(SIGNALS)("%s", (signal, code) => {
     expect(ended).toEqual({ code, signal: null, stdout: "", stderr: `stopped by ${signal}: nothing was removed\n` });
     expect(store.files()).toEqual(before);
     expect(store.rows().manifests).toEqual(["gone", "kept"]);
+  });
+
+  test("ends check --repair between two mends, which tells what it has mended", async () => {
+    const { store, work } = await makeStore();
+    using _ = store;
+    const disk = join(store.cache, at.vmdk("gone"));
+    const before = readFileSync(disk, "utf8");
+    store.write(at.vmdk("gone"), before.replaceAll(store.cache, "/srv/old"));
+    store.write("layers/stray");
+    {
+      await using __ = work;
+      const args = ["check", "--repair", "--format", "json", "--home", store.path];
+      const ended = await interrupt(args, signal, () => readFileSync(disk, "utf8") === before);
+      expect(ended).toMatchObject({ code, signal: null });
+      expect(ended.stderr).toContain(`stopped by ${signal}: what was not mended yet, the next repair mends`);
+      expect(JSON.parse(ended.stdout)).toMatchObject({
+        problems: [
+          { code: "vmdk-mislocated", repair: "done" },
+          { code: "stray-file", repair: "possible", left: null },
+        ],
+        damage: 0,
+        notes: 1,
+        failure: null,
+      });
+      expect(store.has("layers/stray")).toBe(true);
+    }
+    expect((await larder(store.path, "check", "--repair")).code).toBe(0);
+    expect(store.has("layers/stray")).toBe(false);
   });
 
   test("ends gc before a file goes where no row went, and changes nothing", async () => {

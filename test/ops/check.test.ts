@@ -13,10 +13,12 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { resolveHome } from "../../src/home.ts";
+import { FileLock } from "../../src/host/flock.ts";
 import { closeLarder, type Larder, openToRead, openToWrite } from "../../src/larder.ts";
 import { check, unopenable } from "../../src/ops/check/check.ts";
 import type { Problem, ProblemCode } from "../../src/ops/check/problem.ts";
 import { repair } from "../../src/ops/check/repair.ts";
+import { type CheckReport, examine } from "../../src/ops/check/report.ts";
 import { IMAGES, SoundHome, stem } from "../sound.ts";
 
 const GRACE = 600_000;
@@ -999,6 +1001,79 @@ describe("repair", () => {
     const { layer, image_ref } = home.rows() as Record<string, { last_used_at?: string; updated_at?: string }[]>;
     expect(new Set(layer!.map(({ last_used_at }) => last_used_at))).toEqual(new Set([long]));
     expect(new Set(image_ref!.map(({ updated_at }) => updated_at))).toEqual(new Set([long]));
+  });
+});
+
+describe("examine", () => {
+  const REPAIR = { deep: false, mends: true, dryRun: false, grace: GRACE };
+  const fates = ({ problems }: CheckReport) => problems.map(({ code, repair }) => [code, repair]);
+
+  /** A home with something to mend by rows, by a removal and by a sweep, and something that no repair mends. */
+  function wreck(home: SoundHome): void {
+    home.sql(`UPDATE layer SET erofs_size_bytes = NULL WHERE diff_id = '${SHARED}'`);
+    truncateSync(home.layer(OWN), 0);
+    rmSync(home.vmdk(TWO));
+    writeFileSync(home.layer(NOWHERE), "stray");
+    home.age();
+  }
+
+  test("tells of a repair that is stopped what it has mended, and what is left to mend", async () => {
+    using home = sound.copy();
+    wreck(home);
+    const stopped = () => !existsSync(home.layer(OWN));
+    const report = await examine(resolveHome(home.path, {}), { ...REPAIR, stopped });
+    expect(fates(report)).toEqual([
+      ["artifact-empty", "done"],
+      ["erofs-size-unrecorded", "done"],
+      ["artifact-missing", null],
+      ["stray-file", "possible"],
+    ]);
+    // What was removed is missing now.
+    expect(report).toMatchObject({ damage: 2, notes: 1, failure: null });
+    expect(existsSync(home.layer(NOWHERE))).toBe(true);
+  });
+
+  test.each([
+    ["before its second look", (home: SoundHome) => ({ stopped: () => !existsSync(home.layer(NOWHERE)) })],
+    ["in its second look", (home: SoundHome) => stopInSecondLook(home)],
+  ])("tells of a repair that is stopped %s what it has mended", async (_when, stop) => {
+    using home = sound.copy();
+    wreck(home);
+    // Left to who uses it, and no failure.
+    const lock = `${home.layer(OWN)}.lock`;
+    using _ = FileLock.take(lock)!;
+    const report = await examine(resolveHome(home.path, {}), { ...REPAIR, ...stop(home) });
+    expect(fates(report)).toEqual([
+      ["artifact-empty", "left"],
+      ["erofs-size-unrecorded", "done"],
+      ["artifact-missing", null],
+      ["stray-file", "done"],
+    ]);
+    expect(report).toMatchObject({ damage: 2, notes: 0, failure: null });
+    expect(report.problems[0]!.left).toBe(`its lock is held ("${lock}")`);
+  });
+
+  /** Long enough for a look to hear of it. */
+  function stopInSecondLook(home: SoundHome) {
+    let isStopped = false;
+    const progress = () => {
+      if (isStopped || existsSync(home.layer(NOWHERE))) return;
+      isStopped = true;
+      Bun.sleepSync(100);
+    };
+    return { progress, stopped: () => isStopped };
+  }
+
+  test("of a check that is stopped tells nothing, and of a repair that has not begun", async () => {
+    using home = sound.copy();
+    wreck(home);
+    const before = { rows: home.rows(), files: home.files() };
+    const progress = () => Bun.sleepSync(100);
+    for (const mends of [false, true]) {
+      const report = examine(resolveHome(home.path, {}), { ...REPAIR, mends, progress, stopped: () => true });
+      expect(await report.catch(({ code }) => code)).toBe("interrupted");
+    }
+    expect({ rows: home.rows(), files: home.files() }).toEqual(before);
   });
 });
 

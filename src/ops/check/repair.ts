@@ -32,7 +32,8 @@ type MendOf<K extends Mend["kind"]> = Extract<Mend, { kind: K }>;
 
 /**
  * Mends what can be mended without losing anything, and tells of each problem what became of it. A damaged database
- * is left alone altogether. Rows first, then files. Throws `interrupted` where it is stopped between two mends.
+ * is left alone altogether. Rows first, then files. Where it is stopped between two mends, nothing is told of those that it
+ * had not come to.
  */
 export async function repair(
   larder: Larder,
@@ -49,13 +50,13 @@ export async function repair(
   const recorded = attempt(larder, () => recordSizes(larder, [...sizes.values()]));
   for (const problem of sizes.keys()) outcomes.set(problem, recorded);
   for (const [problem, { file }] of mendedBy("relocate", problems)) {
+    if (await isStopped(stopped)) return outcomes;
     outcomes.set(problem, relocate(larder, file));
-    await hearStop(stopped);
   }
-  await hearStop(stopped);
+  if (await isStopped(stopped)) return outcomes;
   await discard(larder, problems, options, outcomes);
+  if (await isStopped(stopped)) return outcomes;
   await sweepStrays(larder, problems, options, outcomes);
-  await hearStop(stopped);
   return outcomes;
 }
 
@@ -65,9 +66,10 @@ function mendedBy<K extends Mend["kind"]>(kind: K, problems: Problem[]): Map<Pro
   );
 }
 
-async function hearStop(stopped: (() => boolean) | undefined): Promise<void> {
+// Signals are heard here.
+async function isStopped(stopped: (() => boolean) | undefined): Promise<boolean> {
   await Bun.sleep(0);
-  if (stopped?.()) throw new LarderError("interrupted", "the repair was stopped");
+  return stopped?.() === true;
 }
 
 function attempt({ home }: Larder, mend: () => void): Outcome {

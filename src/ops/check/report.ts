@@ -1,8 +1,8 @@
 import { CachePaths } from "../../cache/paths.ts";
 import { scanCache } from "../../cache/scan.ts";
-import type { Code } from "../../error.ts";
+import { asLarderError, type Code } from "../../error.ts";
 import type { Home } from "../../home.ts";
-import { openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
+import { type Larder, openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
 import type { Progress } from "./artifacts.ts";
 import { type CheckOptions, check, identify, unopenable } from "./check.ts";
 import { type Mend, type Problem, problem, REMEDIES, refused } from "./problem.ts";
@@ -40,7 +40,8 @@ export interface Examination {
 
 /**
  * Checks a home, and mends it if that is asked for. Where there is no catalogue it is checked as an empty one; one that
- * cannot be opened for damage is a report with that one problem.
+ * cannot be opened for damage is a report with that one problem. Throws `interrupted` where it is stopped before it has
+ * looked at everything; what a repair has mended by then is reported.
  */
 export async function examine(
   home: Home,
@@ -58,10 +59,25 @@ export async function examine(
     if (!writer) return { ...head, ...describeRepaired(problems, new Map(), problems) };
     return await withLarder(writer, async (larder) => {
       const outcomes = await repair(larder, problems, options);
-      return { ...head, ...describeRepaired(problems, outcomes, await check(larder, options)) };
+      const after = await lookAgain(larder, options);
+      return {
+        ...head,
+        ...(after ? describeRepaired(problems, outcomes, after) : describeStopped(problems, outcomes)),
+      };
     });
   } catch (error) {
     return { ...head, ...describe([unopenable(error)], "possible") };
+  }
+}
+
+// A second look, or undefined where the repair was stopped, or is while it looks.
+async function lookAgain(larder: Larder, options: CheckOptions): Promise<Problem[] | undefined> {
+  if (options.stopped?.()) return undefined;
+  try {
+    return await check(larder, options);
+  } catch (error) {
+    if (asLarderError(error).code !== "interrupted") throw error;
+    return undefined;
   }
 }
 
@@ -114,6 +130,20 @@ function describeRepaired(before: Problem[], outcomes: Map<Problem, Outcome>, af
     return still.has(identify(problem)) && outcome?.mended === false ? (outcome.code ?? []) : [];
   });
   return { problems: [...described, ...describe(fresh, "possible").problems], ...count(after), failure };
+}
+
+// Without a second look: what has been mended is known to be, and all else is as the first look found it.
+function describeStopped(before: Problem[], outcomes: Map<Problem, Outcome>): Findings {
+  const described = before.map((problem): Described => {
+    const outcome = outcomes.get(problem);
+    const { problems } = describe([problem], "possible");
+    if (outcome?.mended) return { ...problems[0]!, repair: "done" };
+    return { ...problems[0]!, ...(outcome && { repair: "left", left: outcome.reason }) };
+  });
+  // An artifact that was removed is missing until msb's next pull.
+  const left = before.filter((problem) => !outcomes.get(problem)?.mended || problem.mend?.kind === "discard");
+  const [failure = null] = Array.from(outcomes.values()).flatMap((each) => (each.mended ? [] : (each.code ?? [])));
+  return { problems: described, ...count(left), failure };
 }
 
 function remedyOf(mend: Mend | undefined): string | null {
