@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { stem } from "../sound.ts";
 import { build, digestOf, type ImageSpec, noise } from "./archive.ts";
+import { addSandbox, writeSnapshot } from "./home.ts";
 import { load, msb, msbJson } from "./msb.ts";
 import { type Registry, serveRegistry } from "./registry.ts";
 
@@ -312,6 +313,37 @@ describe("metadata", () => {
     await larderJson(folder.path, ["check", "--repair", "--grace", "0s"]);
     expect(await inspect()).toEqual(before);
     expect(await codes(folder.path, "--deep")).toEqual([]);
+  });
+});
+
+describe("an image that msb removed from under what needs it", () => {
+  test.each([
+    [
+      "a sandbox that has not booted yet",
+      'sandbox "web"',
+      (home: string, digest: string) => addSandbox(home, "web", undefined, { manifest_digest: digest }),
+    ],
+    ["a snapshot", 'snapshot "base"', (home: string) => writeSnapshot(home, "base", ARM)],
+  ])("is named with %s, and no more once it is there again", async (_, name, need) => {
+    using folder = new TemporaryFolder();
+    const spec = { ...ARM, tags: ["arm:1"] };
+    const digest = build(spec).manifest.digest;
+    await load(folder.path, [spec]);
+    await larderJson(folder.path, ["check", "--repair"]);
+    need(folder.path, digest);
+    expect(await codes(folder.path)).toEqual([]);
+    expect((await msb(folder.path, "image", "rm", "arm:1")).code).toBe(0);
+    const { problems } = await larderJson(folder.path, ["check"], 5);
+    expect(problems).toMatchObject([
+      {
+        code: "image-missing",
+        severity: "damage",
+        subject: digest,
+        message: `${name} needs it, and it is neither on record nor in the cache`,
+      },
+    ]);
+    await load(folder.path, [spec]);
+    expect(await codes(folder.path)).not.toContain("image-missing");
   });
 });
 

@@ -42,6 +42,7 @@ const SEVERITY: Record<ProblemCode, "damage" | "note"> = {
   "json-unreadable": "damage",
   "column-unreadable": "damage",
   "pin-unreadable": "damage",
+  "image-missing": "damage",
   "config-missing": "damage",
   "layers-missing": "damage",
   "layer-count-mismatch": "damage",
@@ -669,7 +670,75 @@ const STRAYS: Case[] = [
   },
 ];
 
-const CASES = [...ROWS, ...METADATA, ...ARTIFACTS, ...STRAYS];
+// What a sandbox or snapshot needs is gone altogether, or only looks like that.
+const PINNED: Case[] = [
+  {
+    name: "a snapshot on the disk whose image is gone",
+    damage: (home) => snapshot(home, NOWHERE),
+    found: ["image-missing"],
+    left: ["image-missing"],
+  },
+  {
+    name: "a snapshot in the index, and the same on the disk, whose image is gone",
+    damage: (home) => {
+      snapshot(home, NOWHERE);
+      home.sql(
+        `INSERT INTO snapshot_index (digest, name, scope, state_kind, image_ref, image_manifest_digest, artifact_path, created_at, indexed_at)
+         VALUES ('${ONE}', 'base', 'disk', 'file', 'gone:1', '${NOWHERE}', '/nowhere', '2026-01-01 00:00:00', '2026-01-01 00:00:00')`,
+      );
+    },
+    found: ["image-missing"],
+    left: ["image-missing"],
+  },
+  ...["config", "active_config"].map(
+    (column): Case => ({
+      name: `a sandbox whose ${column} was made of an image that is gone`,
+      damage: (home) => sandbox(home, { [column]: { manifest_digest: NOWHERE } }),
+      found: ["image-missing"],
+      left: ["image-missing"],
+    }),
+  ),
+  {
+    name: "no image in a layer, a config and an index of platforms that a sandbox names by digest",
+    damage: (home) => {
+      const digests = [OWN, IMAGES.one.config.digest, NOWHERE];
+      sandbox(home, { config: { env: digests, image: { Oci: { reference: `one@${NOWHERE}` } } } });
+    },
+    found: [],
+  },
+  {
+    name: "a snapshot whose image msb has put on record by its digest, when it booted it",
+    damage: (home) => {
+      home.sql(`UPDATE image_ref SET reference = 'docker.io/library/one@${ONE}' WHERE reference = 'one:1'`);
+      snapshot(home, ONE);
+    },
+    // The metadata of the name that went stays for the snapshot.
+    found: ["metadata-missing", "stray-file"],
+    left: ["metadata-missing", "stray-file"],
+  },
+  {
+    name: "a snapshot whose image is not on record, and still has a file",
+    damage: (home) => {
+      snapshot(home, NOWHERE);
+      writeFileSync(home.vmdk(NOWHERE), "disk");
+      home.age();
+    },
+    found: ["catalogue-unaccounted", "stray-file"],
+    left: ["catalogue-unaccounted", "stray-file"],
+  },
+  {
+    name: "a snapshot whose image has lost its rows and its files, but not what the rows can be made of",
+    damage: (home) => {
+      snapshot(home, ONE);
+      home.sql(`DELETE FROM manifest WHERE digest = '${ONE}'`);
+      for (const path of [home.vmdk(ONE), home.fsmeta(ONE)]) rmSync(path);
+    },
+    found: ["foreign-key", "foreign-key", "foreign-key", "foreign-key", "foreign-key"],
+    left: ["artifact-missing", "artifact-missing"],
+  },
+];
+
+const CASES = [...ROWS, ...METADATA, ...ARTIFACTS, ...STRAYS, ...PINNED];
 
 let sound: SoundHome;
 beforeAll(async () => {
@@ -1086,6 +1155,21 @@ function pin(home: SoundHome, manifest: string): void {
 /** Leaves an image's metadata but its lowest layer. */
 function dropLayers(path: string): void {
   changeJson(path, ({ layers, ...rest }) => ({ ...rest, layers: layers.slice(0, 1) }));
+}
+
+/** Puts a sandbox on record with its configurations. */
+function sandbox(home: SoundHome, columns: { config?: unknown; active_config?: unknown }): void {
+  const [config, active] = [columns.config, columns.active_config].map((value) => JSON.stringify(value ?? {}));
+  home.sql(
+    `INSERT INTO sandbox (name, config, active_config, status) VALUES ('web', '${config}', '${active}', 'Stopped')`,
+  );
+}
+
+/** Writes the descriptor of a snapshot of a manifest. */
+function snapshot(home: SoundHome, manifest: string): void {
+  const folder = join(home.path, "snapshots", "base");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "snapshot.json"), JSON.stringify({ image: { manifest_digest: manifest } }));
 }
 
 function patch(path: string, offset: number, byte: number): void {

@@ -9,6 +9,7 @@ import { findLostCache } from "../unrecorded.ts";
 import { checkArtifacts, type Progress } from "./artifacts.ts";
 import { checkDatabase, isCorrupt } from "./database.ts";
 import { checkImages } from "./images.ts";
+import { checkPinned } from "./pinned.ts";
 import { isCollected, type Mend, type Problem, type ProblemCode, problem, refused, withUnreadable } from "./problem.ts";
 import { checkRows } from "./rows.ts";
 import { checkStrays } from "./strays.ts";
@@ -40,6 +41,7 @@ export async function check(larder: Larder, options: CheckOptions): Promise<Prob
   for (const each of [
     ...database,
     ...pins.unreadable.map((trouble) => problem("pin-unreadable", "pins", trouble)),
+    ...withUnreadable("cache", checkPinned(larder, pins, images)),
     ...images,
     ...artifacts,
     ...strays,

@@ -27,6 +27,7 @@ const PROBLEMS = {
   "json-unreadable": ["damage", "pull the image again"],
   "column-unreadable": ["damage", "pull the image again, or remove the reference"],
   "pin-unreadable": ["damage", "no image is deleted while it is so; mend or remove the sandbox or snapshot with msb"],
+  "image-missing": ["damage", "pull the image again, or remove with msb what needs it"],
   "config-missing": ["damage", "pull the image again"],
   "layers-missing": ["damage", "pull the image again"],
   "layer-count-mismatch": ["damage", "pull the image again"],
