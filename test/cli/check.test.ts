@@ -339,20 +339,32 @@ describe("larder check --repair", () => {
       ["staging-stale", "stray-file"],
     ],
     [
+      "a metadata file written just now names an image that is not on record",
+      (home) => {
+        const metadata = readFileSync(home.metadata("docker.io/library/one:1"), "utf8");
+        const strange = metadata.replaceAll(ONE, NOWHERE);
+        writeFileSync(home.vmdk(NOWHERE), "disk");
+        home.age();
+        writeFileSync(home.metadata("docker.io/library/other:1"), strange);
+      },
+      ["staging-stale"],
+    ],
+    [
       "a snapshot needs an image that is not on record",
       (home) => {
         snapshot(home, JSON.stringify({ image: { manifest_digest: NOWHERE } }));
         writeFileSync(home.vmdk(NOWHERE), "disk");
+        home.age();
       },
       ["staging-stale"],
     ],
   ];
   test.each(obstacles)("plans to sweep just what the run then sweeps where %s", async (_, spoil, swept) => {
     using home = sound.copy();
-    spoil(home);
     writeFileSync(join(home.cache, "fsmeta", "stray"), "stray");
     writeFileSync(join(home.cache, "tmp", "load-1-2-3.blob"), "scratch");
     home.age();
+    spoil(home);
     const sweeps = async (fate: string, ...flags: string[]) => {
       const { stdout } = await larder(home.path, "check", "--repair", "--format", "json", ...flags);
       const made = JSON.parse(stdout).problems.filter(({ repair }: Described) => repair === fate);

@@ -950,6 +950,9 @@ describe("repair", () => {
     home.sql(damage);
     const rebuilt = (await look(home)).flatMap(({ mend }) => (mend?.kind === "rebuild" ? mend.reference : []));
     expect(rebuilt).not.toContain("one:1");
+    const files = home.files();
+    await mend(home);
+    expect(home.files()).toEqual(files);
   });
 
   test("rebuilds the other images though one is refused, and says which", async () => {

@@ -40,8 +40,10 @@ export function* checkStrays(
   // While the catalogue does not account for its cache only scratch may go.
   const isTouched =
     targets.some(({ path }) => !larder.cache.isScratch(path)) || hasDoomedFiles(larder, unused, orphans);
-  const unrecorded = isTouched ? (findPinnedUnrecorded(larder, pins) ?? findUnrecorded(larder, grace)) : undefined;
-  const isAccounted = unrecorded === undefined;
+  const pinned = isTouched ? findPinnedUnrecorded(larder, pins) : undefined;
+  // A metadata file that is young yet may be about to get its rows, and is no damage; but what it speaks for stays.
+  const isAccounted = !isTouched || (pinned ?? findUnrecorded(larder, 0)) === undefined;
+  const unrecorded = isAccounted ? undefined : (pinned ?? findUnrecorded(larder, grace));
   if (unrecorded !== undefined) yield problem("catalogue-unaccounted", "catalogue", unrecorded);
   for (const target of targets) {
     const { kind, path } = target;
