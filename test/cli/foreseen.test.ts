@@ -95,3 +95,19 @@ test.each(CASES)("a dry run plans what `%s` then does where %s", async (_name, _
   if (done.stdout === "") expect(plan).toEqual(done);
   else expect({ ...JSON.parse(plan.stdout), dry_run: false }).toEqual(JSON.parse(done.stdout));
 });
+
+test("check --repair plans and does nothing while a downgrade of msb is not finished, and says that gc does not either", async () => {
+  using store = await makeStore();
+  store.write(at.layer("stray"));
+  const folder = join(store.path, "db", "self-downgrade", "one");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "journal.json"), '{"phase":"started"}');
+  for (const extra of [["--dry-run"], []]) {
+    const { stdout } = await larder(store.path, "check", "--repair", ...extra, "--format", "json");
+    const strays = JSON.parse(stdout).problems.filter(({ code }: { code: string }) => code === "stray-file");
+    expect(strays).toMatchObject([
+      { repair: "left", advice: expect.stringContaining("until msb has finished its downgrade") },
+    ]);
+  }
+  expect(store.has(at.layer("stray"))).toBe(true);
+});

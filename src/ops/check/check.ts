@@ -1,4 +1,5 @@
 import { findLostLayer, findUnnamedLayer } from "../../db/integrity.ts";
+import { whyUnwritable } from "../../db/open.ts";
 import { type Pins, whyUnknown } from "../../db/pins.ts";
 import { readTransaction } from "../../db/write.ts";
 import { LarderError } from "../../error.ts";
@@ -79,12 +80,17 @@ function advise(look: Look, problems: Problem[]): Problem[] {
 
 function whyRefused(look: Look): string | undefined {
   if (look.codes.has("migrations-missing")) return "until the migration history is there";
+  if (isUnwritable(look)) return "until msb has finished its downgrade";
   if (whyUnknown(look.pins) !== undefined) return "until it can be told what is in use";
   if (isCacheMissed(look)) return "until its cache is there";
   const { db } = look.larder;
   const going = look.unused.map(({ id }) => id);
   const isLayerLost = findLostLayer(db) !== undefined || findUnnamedLayer(db, going) !== undefined;
   return isLayerLost ? "while an image lacks a layer on record" : undefined;
+}
+
+function isUnwritable({ larder: { db, home } }: Look): boolean {
+  return whyUnwritable(db, home.database) !== undefined;
 }
 
 // Rows would be missed once the cache is back; where none is to go, gc sweeps.
@@ -95,7 +101,7 @@ function isCacheMissed({ larder, unused, codes }: Look): boolean {
 
 /** Which of the mends a repair makes: it promises none that it would then refuse. */
 function mendsMade(look: Look, problems: Problem[]): (mend: Mend) => boolean {
-  if (look.codes.has("migrations-missing")) return () => false;
+  if (isUnwritable(look)) return () => false;
   const isSweeping = problems.some(({ mend }) => mend?.kind === "sweep") && !refusesSweep(look, problems);
   return ({ kind }) => kind !== "sweep" || isSweeping;
 }

@@ -39,7 +39,7 @@ export function* checkStrays(
   const orphans = unneededLayers(larder.db, []).flatMap(({ diffId }) => (isDigest(diffId) ? [diffId] : []));
   // While the catalogue does not account for its cache only scratch may go.
   const isTouched =
-    targets.some(({ path }) => !larder.cache.isScratch(path)) || hasDoomedFiles(larder, unused, orphans);
+    targets.some(({ path }) => !larder.cache.isScratch(path)) || hasDoomedFiles(larder, pins, unused, orphans);
   const pinned = isTouched ? findPinnedUnrecorded(larder, pins) : undefined;
   // A metadata file that is young yet may be about to get its rows, and is no damage; but what it speaks for stays.
   const isAccounted = !isTouched || (pinned ?? findUnrecorded(larder, 0)) === undefined;
@@ -66,7 +66,7 @@ export function* checkStrays(
 }
 
 // Whether gc would take files of rows, too: those of orphan layers, or of untagged images.
-function hasDoomedFiles({ cache }: Larder, unused: { digest: string }[], orphans: string[]): boolean {
+function hasDoomedFiles({ cache }: Larder, pins: Pins, unused: { digest: string }[], orphans: string[]): boolean {
   const manifests = unused.map(({ digest }) => digest);
   const doomed = { canonicals: [], manifests, layers: orphans };
   return filesOf(cache, doomed, pins).targets.length > 0;
