@@ -94,7 +94,13 @@ export function upsertManifest(
 
 /** Whether a manifest with this digest is on record. */
 export function hasManifest(db: Database, digest: string): boolean {
-  return db.query("SELECT 1 FROM manifest WHERE digest = ?").get(digest) !== null;
+  return manifestIdOf(db, digest) !== null;
+}
+
+/** The row id of the manifest with this digest; null where it is not on record. */
+export function manifestIdOf(db: Database, digest: string): number | null {
+  const row = db.query<{ id: bigint }, [string]>("SELECT id FROM manifest WHERE digest = ?").get(digest);
+  return row && Number(row.id);
 }
 
 /** Whether any manifest is on record. */

@@ -102,12 +102,10 @@ test("check --repair plans and does nothing while a downgrade of msb is not fini
   const folder = join(store.path, "db", "self-downgrade", "one");
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "journal.json"), '{"phase":"started"}');
-  for (const extra of [["--dry-run"], []]) {
+  for (const [repair, extra] of [[null, ["--dry-run"]] as const, ["left", []] as const]) {
     const { stdout } = await larder(store.path, "check", "--repair", ...extra, "--format", "json");
     const strays = JSON.parse(stdout).problems.filter(({ code }: { code: string }) => code === "stray-file");
-    expect(strays).toMatchObject([
-      { repair: "left", advice: expect.stringContaining("until msb has finished its downgrade") },
-    ]);
+    expect(strays).toMatchObject([{ repair, advice: expect.stringContaining("until msb has finished its downgrade") }]);
   }
   expect(store.has(at.layer("stray"))).toBe(true);
 });

@@ -1,13 +1,12 @@
-import type { Database } from "bun:sqlite";
 import { measure } from "../../cache/file.ts";
 import { readMetadataFile } from "../../cache/metadata.ts";
 import { type ConfigRow, findConfig } from "../../db/configs.ts";
-import { danglingManifest, findByDigest, type ImageRow, listImages, listUntagged } from "../../db/images.ts";
+import { danglingManifest, type ImageRow, listImages, listUntagged } from "../../db/images.ts";
 import { type LayerRow, listLayers } from "../../db/layers.ts";
-import { hasManifest } from "../../db/manifests.ts";
+import { manifestIdOf } from "../../db/manifests.ts";
 import { asLarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
-import { type Digest, digestAs, isDigest } from "../../oci/digest.ts";
+import { digestAs, isDigest } from "../../oci/digest.ts";
 import { type ImageMetadata, platformOf } from "../../oci/metadata.ts";
 import { cacheKey, canonicalReference, isReference } from "../../oci/reference.ts";
 import { totalSize } from "../persist.ts";
@@ -223,14 +222,8 @@ function rebuildBy(
 // Where a reference's manifest row is gone, a rebuild writes that which has the digest by now, or makes the old one again.
 function recordedLayers({ db }: Larder, { reference, manifestId }: ImageRow, metadata?: ImageMetadata): LayerRow[] {
   if (reference === null || !metadata) return [];
-  const id = manifestId ?? findManifest(db, metadata.manifest_digest) ?? danglingManifest(db, reference);
+  const id = manifestId ?? manifestIdOf(db, metadata.manifest_digest) ?? danglingManifest(db, reference);
   return id === null ? [] : listLayers(db, id);
-}
-
-function findManifest(db: Database, digest: Digest): number | null {
-  if (!hasManifest(db, digest)) return null;
-  const row = findByDigest(db, digest)[0] ?? listUntagged(db).find((row) => row.digest === digest);
-  return row?.manifestId ?? null;
 }
 
 function writePlatform({ os, architecture, variant }: Pick<ImageRow, "os" | "architecture" | "variant">): string {
