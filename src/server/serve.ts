@@ -69,7 +69,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   await drain(server);
   place?.[Symbol.dispose]();
   app.close();
-  log.flush();
+  await log.end();
 }
 
 type Server = Bun.Server<undefined>;
