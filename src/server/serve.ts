@@ -41,8 +41,8 @@ const DRAIN_MS = 30_000;
 export async function serve(options: ServeOptions): Promise<void> {
   const { address, home } = options;
   const signal = Promise.withResolvers<string>();
-  // A terminal that goes away, or a manager that asks for a reload, stops nothing.
-  process.on("SIGHUP", () => {});
+  // A terminal that goes away, or a manager that asks for a reload or for another log, stops nothing.
+  for (const name of ["SIGHUP", "SIGUSR1", "SIGUSR2"] as const) process.on(name, () => {});
   for (const name of ["SIGTERM", "SIGINT"] as const) process.on(name, () => signal.resolve(name));
   const log = new Log(options.logFormat);
   const app = new App(options, log);

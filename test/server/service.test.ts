@@ -288,10 +288,10 @@ describe("signals", () => {
     expect({ status, code: JSON.parse(text).code }).toEqual({ status: 503, code: "interrupted" });
   });
 
-  test("SIGHUP does nothing", async () => {
+  test.each(["SIGHUP", "SIGUSR1", "SIGUSR2"] as const)("%s does nothing", async (signal) => {
     using folder = new TemporaryFolder();
     await using server = await Server.start(folder.path);
-    for (let i = 0; i < 5; i++) server.child.kill("SIGHUP");
+    for (let i = 0; i < 5; i++) server.child.kill(signal);
     expect((await server.get("/healthz")).status).toBe(200);
     expect(await server.stop()).toBe(0);
   });
