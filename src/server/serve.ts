@@ -183,6 +183,7 @@ class App {
     const query = parseQuery(route.query, search);
     if (method !== "GET" && method !== "HEAD") refuseUnheard(request, route);
     const body = route.body && (await readBody(request, route.body));
+    if (route.method !== "GET") await refuseCutOff(request);
     // Read before the catalogue is: a change in between makes the tag old, and never the answer.
     const tag = route.isCatalogue?.(query) ? this.tag() : undefined;
     const reply = await patiently(server, request, () => route.handle(this.services, query, body));
@@ -353,10 +354,17 @@ function validate(schema: v.GenericSchema, value: unknown): unknown {
 
 // To go on as if it were not there might delete for real what was asked to be a dry run, or under a condition.
 function refuseUnheard({ method, headers }: Request, route: Route): void {
-  const condition = ["if-match", "if-none-match", "if-unmodified-since"].find((name) => headers.has(name));
-  if (condition !== undefined) throw new HttpProblem("invalid", `a ${method} heeds no ${condition} here`);
+  const unheard = ["if-match", "if-none-match", "if-unmodified-since", "trailer"].find((name) => headers.has(name));
+  if (unheard !== undefined) throw new HttpProblem("invalid", `a ${method} heeds no ${unheard} here`);
   if (route.body || (Number(headers.get("content-length") ?? 0) === 0 && !headers.has("transfer-encoding"))) return;
   throw new HttpProblem("invalid", `a ${method} takes no body here: what it is told stands in the query`);
+}
+
+// What Bun's parser refuses of what came along with a request, such as another one behind it, it refuses in the same turn of
+// the event loop. The client gets 400 or nothing, and so nothing may be done.
+async function refuseCutOff({ signal }: Request): Promise<void> {
+  await new Promise(setImmediate);
+  if (signal.aborted) throw new HttpProblem("invalid", "the request was cut off");
 }
 
 async function readBody(request: Request, kind: NonNullable<Route["body"]>): Promise<unknown> {

@@ -79,6 +79,22 @@ describe("a hostile client", () => {
     await expectWell(server);
   });
 
+  const remove = `DELETE /v1/image?reference=${WEB}&force=true HTTP/1.1\r\nHost: x\r\n\r\n`;
+  const prune = (header: string, end: string) =>
+    "POST /v1/prune HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n" +
+    `${header}\r\n20\r\n{"unused":true,"min_age":"0s"}  \r\n0\r\n${end}\r\n`;
+
+  test.each([
+    ["another request behind one that works in a thread", `${remove}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n`, 0],
+    ["trailer fields", prune("", "X: y\r\n"), 400],
+    ["the announcement of trailer fields", prune("Trailer: X\r\n", ""), 422],
+  ])("that sends %s changes nothing", async (_, bytes, status) => {
+    expect(statusOf(await server.raw(bytes))).toBe(status);
+    // Whatever it began would be done before this.
+    expect((await server.post("/v1/gc", { dry_run: true })).status).toBe(200);
+    await expectWell(server);
+  });
+
   test.each([
     ["deeply nested", "[".repeat(500_000)],
     ["nested in an object", `{"a":`.repeat(100_000)],
