@@ -102,6 +102,7 @@ class App {
     this.hasLooked = false;
   };
   private active = 0;
+  private isStopping = false;
   private lastId = 0;
 
   constructor(
@@ -125,6 +126,7 @@ class App {
   }
 
   stop(): void {
+    this.isStopping = true;
     this.services.writer.stop();
     this.services.reader.stop();
   }
@@ -188,6 +190,7 @@ class App {
     const tag = route.isCatalogue?.(query) ? this.tag() : undefined;
     const reply = await patiently(server, request, () => route.handle(this.services, query, body));
     if (route.method !== "GET") this.lookAgain();
+    if (this.isStopping && isDeletion(reply.json)) this.log.write("stopped", { id: asked.id, left: LEFT });
     if (reply.text) return respond(200, { "content-type": reply.text.type, "x-request-id": asked.id }, reply.text.body);
     const answer: Answer = { body: toJson(reply.json), tag, link: reply.headers?.link };
     if (tag !== undefined) this.unchanged.set(target, answer);
@@ -242,6 +245,13 @@ class App {
     this.log.write("error", { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) });
     return toProblem(new HttpProblem("internal", "the log has the details, under the request id"), id);
   }
+}
+
+const LEFT = "the next gc takes it (with sweep_unrecorded where no image is on record any more)";
+
+// Whether this is the report of work that stops between two files.
+function isDeletion(report: unknown): boolean {
+  return typeof report === "object" && report !== null && "files" in report && "dry_run" in report && !report.dry_run;
 }
 
 // Work may take longer than a client may be silent, and whatever becomes of it, the client may not be silent afterwards.

@@ -265,6 +265,7 @@ describe("signals", () => {
     const { status, text } = await answer;
     expect([200, 503]).toContain(status);
     expect(JSON.parse(text)).toBeObject();
+    expect(/ stopped id=\S+ left="the next gc takes it/.test(server.logs)).toBe(status === 200);
     await half;
     expect(store.unsound()).toEqual([]);
     expect(store.files().length).toBeGreaterThan(1000);
