@@ -33,6 +33,7 @@ const BODY_MS = 8_000;
 // What is larger is refused before it is read, and without a document: only the connection's end stops its sender.
 const READ_LIMIT = 16 * BODY_LIMIT;
 const CONCURRENT_LIMIT = 256;
+const UNSENT_LIMIT = 8;
 const IDLE_SECONDS = 10;
 // Bun cannot lift the time-out of one request over a unix socket, so that long work has to fit into that of all.
 const UNIX_IDLE_SECONDS = 255;
@@ -102,6 +103,8 @@ class App {
     this.hasLooked = false;
   };
   private active = 0;
+  /** As many large answers, at most, are there yet besides the one that is kept; one that many clients read is one. */
+  private unsent = 0;
   private isStopping = false;
   private lastId = 0;
 
@@ -192,9 +195,23 @@ class App {
     if (route.method !== "GET") this.lookAgain();
     if (this.isStopping && isDeletion(reply.json)) this.log.write("stopped", { id: asked.id, left: LEFT });
     if (reply.text) return respond(200, { "content-type": reply.text.type, "x-request-id": asked.id }, reply.text.body);
-    const answer: Answer = { body: toJson(reply.json), tag, link: reply.headers?.link };
+    const json = toJson(reply.json);
+    const isLarge = json.length > LARGE_CHARACTERS;
+    // Such answers are garbage sooner than the engine, which knows little of their size, would collect them.
+    if (isLarge) Bun.gc(true);
+    if (isLarge && route.method === "GET") this.refuseUnsent(server);
+    // Of a text Bun makes each client a copy where it is not all ASCII.
+    const answer: Answer = { body: isLarge ? new Blob([json]) : json, tag, link: reply.headers?.link };
     if (tag !== undefined) this.unchanged.set(target, answer);
     return this.write(asked, answer);
+  }
+
+  // A large answer takes its memory until its client has read it. Bun does not tell when that is, but how many have not.
+  private refuseUnsent(server: Server): void {
+    this.unsent = Math.min(this.unsent, server.pendingRequests - this.active);
+    if (this.unsent >= UNSENT_LIMIT)
+      throw new HttpProblem("overloaded", `${UNSENT_LIMIT} large answers are waiting to be read`);
+    this.unsent++;
   }
 
   private write({ request, id }: Asked, { body, tag, link }: Answer): Response {
@@ -279,12 +296,12 @@ interface Asked {
 
 /** JSON that was worked out, and the state of the catalogue that it is of. */
 interface Answer {
-  body: string;
+  body: string | Blob;
   tag: string | undefined;
   link: string | undefined;
 }
 
-function respond(status: number, headers: Record<string, string>, body: string | null): Response {
+function respond(status: number, headers: Record<string, string>, body: string | Blob | null): Response {
   return new Response(body, { status, headers });
 }
 
@@ -294,27 +311,34 @@ function names(header: string, tag: string): boolean {
 }
 
 const KEPT_CHARACTERS = 4 * 1024 * 1024;
+const LARGE_CHARACTERS = KEPT_CHARACTERS / 4;
 
-/** Answers of one state of the catalogue, by what was asked; few, and not large. */
+/** Answers of one state of the catalogue, by what was asked: few that are not large, and the last that was. */
 class AnswerCache {
   private tag: string | undefined;
   private readonly answers = new Map<string, Answer>();
   private characters = 0;
+  private large: { target: string; answer: Answer } | undefined;
 
   get(target: string, tag: string | undefined): Answer | undefined {
-    return tag !== undefined && tag === this.tag ? this.answers.get(target) : undefined;
+    if (tag === undefined || tag !== this.tag) return undefined;
+    return this.large?.target === target ? this.large.answer : this.answers.get(target);
   }
 
   set(target: string, answer: Answer): void {
-    const size = target.length + answer.body.length;
-    if (answer.tag !== this.tag || this.characters + size > KEPT_CHARACTERS) {
+    const { body, tag } = answer;
+    const size = target.length + (typeof body === "string" ? body.length : 0);
+    if (tag !== this.tag || this.characters + size > KEPT_CHARACTERS) {
       this.answers.clear();
       this.characters = 0;
-      this.tag = answer.tag;
     }
-    if (size > KEPT_CHARACTERS / 4 || this.answers.has(target)) return;
-    this.answers.set(target, answer);
-    this.characters += size;
+    if (tag !== this.tag) this.large = undefined;
+    this.tag = tag;
+    if (typeof body !== "string") this.large = { target, answer };
+    else if (!this.answers.has(target)) {
+      this.answers.set(target, answer);
+      this.characters += size;
+    }
   }
 }
 
