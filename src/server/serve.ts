@@ -7,6 +7,7 @@ import { openToRead } from "../larder.ts";
 import { toJson } from "../output/json.ts";
 import { Access } from "./access.ts";
 import type { Address } from "./address.ts";
+import { type Answer, AnswerCache, LARGE_CHARACTERS } from "./answers.ts";
 import { PATIENCE_MS, WarmHome } from "./catalogue.ts";
 import { JobRunner } from "./jobs.ts";
 import { Log } from "./log.ts";
@@ -294,13 +295,6 @@ interface Asked {
   started: number;
 }
 
-/** JSON that was worked out, and the state of the catalogue that it is of. */
-interface Answer {
-  body: string | Blob;
-  tag: string | undefined;
-  link: string | undefined;
-}
-
 function respond(status: number, headers: Record<string, string>, body: string | Blob | null): Response {
   return new Response(body, { status, headers });
 }
@@ -308,38 +302,6 @@ function respond(status: number, headers: Record<string, string>, body: string |
 // `W/"…"` is the same for this purpose (RFC 9110, 13.1.2).
 function names(header: string, tag: string): boolean {
   return header === tag || header === "*" || header.split(",").some((one) => one.trim().replace(/^W\//, "") === tag);
-}
-
-const KEPT_CHARACTERS = 4 * 1024 * 1024;
-const LARGE_CHARACTERS = KEPT_CHARACTERS / 4;
-
-/** Answers of one state of the catalogue, by what was asked: few that are not large, and the last that was. */
-class AnswerCache {
-  private tag: string | undefined;
-  private readonly answers = new Map<string, Answer>();
-  private characters = 0;
-  private large: { target: string; answer: Answer } | undefined;
-
-  get(target: string, tag: string | undefined): Answer | undefined {
-    if (tag === undefined || tag !== this.tag) return undefined;
-    return this.large?.target === target ? this.large.answer : this.answers.get(target);
-  }
-
-  set(target: string, answer: Answer): void {
-    const { body, tag } = answer;
-    const size = target.length + (typeof body === "string" ? body.length : 0);
-    if (tag !== this.tag || this.characters + size > KEPT_CHARACTERS) {
-      this.answers.clear();
-      this.characters = 0;
-    }
-    if (tag !== this.tag) this.large = undefined;
-    this.tag = tag;
-    if (typeof body !== "string") this.large = { target, answer };
-    else if (!this.answers.has(target)) {
-      this.answers.set(target, answer);
-      this.characters += size;
-    }
-  }
 }
 
 const BY_PATH = new Map(
