@@ -1,12 +1,12 @@
 import { closeSync, constants, fsyncSync, openSync, rmSync, type Stats } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
-import { FileLock, mayBeLocked } from "../host/flock.ts";
+import { FileLock } from "../host/flock.ts";
 import { keepListAtHand } from "../host/held.ts";
 import { mountsIn } from "../host/mounts.ts";
 import { type HeldFile, Unlinker } from "../host/unlink.ts";
 import { allocatedBytes, isYoung, type Link, linkOf, measure, measureTree } from "./file.ts";
 import type { CacheFile, CachePaths, Kind } from "./paths.ts";
-import { findRunningScratch, findRunningWork } from "./work.ts";
+import { findRunningScratch, findRunningWork, LockLook } from "./work.ts";
 
 /** A file that is to go, and what it was when that was decided. */
 export interface Target extends CacheFile {
@@ -157,20 +157,29 @@ async function deleteInTurn(targets: Target[], guard: Guard, report: DeleteRepor
 export function partByWork(
   targets: Target[],
   guard: Pick<Guard, "cache" | "now" | "grace">,
-): { targets: Target[]; forbidden: Target[]; skipped: Skipped[] } {
-  if (targets.length === 0) return { targets, forbidden: [], skipped: [] };
+): { targets: Target[]; skipped: Skipped[] } {
+  if (targets.length === 0) return { targets, skipped: [] };
   const work = new RunningWork(guard);
-  const parted = { targets: [] as Target[], forbidden: [] as Target[], skipped: [] as Skipped[] };
+  const locks = new LockLook();
+  const parted = { targets: [] as Target[], skipped: [] as Skipped[] };
   for (const file of targets) {
     const obstacle = work.obstacleOf(file);
-    const isHeld = obstacle === undefined && file.lock !== undefined && mayBeLocked(file.lock);
-    if (obstacle === undefined && !isHeld) parted.targets.push(file);
-    else {
-      parted.forbidden.push(file);
-      parted.skipped.push(skip(file, obstacle === undefined ? describeLock(file) : describeWork(obstacle)));
-    }
+    const reason = obstacle === undefined ? whyLocked(file, locks) : describeWork(obstacle);
+    if (reason === undefined) parted.targets.push(file);
+    else parted.skipped.push(skip(file, reason));
   }
   return parted;
+}
+
+function whyLocked(file: Target, locks: LockLook): string | undefined {
+  if (file.lock === undefined) return undefined;
+  try {
+    return locks.isHeld(file.lock) ? describeLock(file) : undefined;
+  } catch (error) {
+    // One that may not be opened.
+    if (error instanceof LarderError) return error.message;
+    throw error;
+  }
 }
 
 function describeLock({ lock }: Target): string {

@@ -31,9 +31,11 @@ export interface Link {
 
 /** Undefined for a file that has one name, and for a folder. */
 export function linkOf(path: string, stat: Stats): Link | undefined {
-  if (stat.nlink === 1 || stat.isDirectory()) return undefined;
+  if (stat.nlink <= 1 || stat.isDirectory()) return undefined;
   // An overlay's numbers may be larger than a JavaScript number can tell apart.
-  const inode = Number.isSafeInteger(stat.ino) ? stat.ino : lstatSync(path, { bigint: true }).ino;
+  const inode = Number.isSafeInteger(stat.ino)
+    ? stat.ino
+    : lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ino;
   return { inode: `${stat.dev}:${inode}`, of: stat.nlink };
 }
 

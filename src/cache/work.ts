@@ -1,5 +1,5 @@
 import { readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { isLocked } from "../host/flock.ts";
 import { namesHeldBeside } from "../host/held.ts";
 import { isYoung, measure, namesIn } from "./file.ts";
@@ -36,6 +36,24 @@ function namesToAsk(folder: string, idle: Set<number>): string[] {
 
 // Bytes of a folder with some thousand locks.
 const LARGE = 128 * 1024;
+
+/** Tells which locks are held at one moment; where a folder has thousands, by one look at the kernel's list. */
+export class LockLook {
+  private readonly held = new Map<string, ReadonlySet<string> | undefined>();
+
+  /** Throws as `isLocked` does. */
+  isHeld(path: string): boolean {
+    const folder = dirname(path);
+    if (!this.held.has(folder)) this.held.set(folder, namesHeldIn(folder));
+    return this.held.get(folder)?.has(basename(path)) ?? isLocked(path);
+  }
+}
+
+function namesHeldIn(folder: string): ReadonlySet<string> | undefined {
+  const stat = statSync(folder, { throwIfNoEntry: false });
+  const names = stat && stat.size > LARGE ? namesHeldBeside(folder) : undefined;
+  return names && new Set(names);
+}
 
 /** The same for work that shows by its scratch alone: a load, which writes metadata files under no lock, or a stitch. */
 export function findRunningScratch(cache: CachePaths, now: number, grace: number): string | undefined {

@@ -24,7 +24,7 @@ const FLAGS = {
   "min-free": {
     type: "string",
     valueHint: "SIZE|PERCENT",
-    description: "budget: the file system has at least that free",
+    description: "budget: the file system of layers/ has at least that free",
   },
   high: {
     type: "string",
@@ -60,7 +60,7 @@ export default defineCommand({
   ],
   exits: [
     [5, "the catalogue does not account for its cache, the database is damaged, or what is in use cannot be told"],
-    [6, "the budget cannot be reached"],
+    [6, "the budget cannot be reached, or what has gone has freed too little"],
   ],
   async run({ flags, format, home }) {
     const policy = parsePolicy({ ...flags, keep: [...flags.keep, ...flags["keep-from"].flatMap(readKeeps)] });
@@ -182,7 +182,7 @@ function sayOutcome(report: PruneReport): number {
   const { lacking = 0 } = report.target ?? {};
   if (lacking > 0) {
     complain(
-      `the target was not reached: the file system still lacks ${formatSize(lacking)} (${lacking} bytes) although all that was planned has gone (what is compressed, or what a snapshot or a copy has too, does not become free; or others have written)`,
+      `the target was not reached: the file system still lacks ${formatSize(lacking)} (${lacking} bytes) although what it asked for has gone (what is compressed, or what a snapshot or a copy has too, does not become free; or others have written)`,
     );
     return exitCode("unreachable");
   }

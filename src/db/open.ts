@@ -92,7 +92,7 @@ export function openForWriting(path: string): Database | undefined {
     const db = open(path, "readwrite");
     return keepIf(db, () => {
       if (!hasSettledShape(db, path)) return false;
-      const why = whyUnwritable(db, path);
+      const why = whyRefused(db, path);
       if (why !== undefined) throw new LarderError("failed", why);
       db.run("PRAGMA journal_mode = WAL");
       db.run("PRAGMA foreign_keys = ON");
@@ -340,8 +340,8 @@ export function migrationHistory(db: Database): "there" | "empty" | "missing" {
   return db.query("SELECT 1 FROM seaql_migrations LIMIT 1").get() ? "there" : "empty";
 }
 
-/** Why a catalogue must not be written to, as a sentence: msb itself would refuse to start, or would wipe it (interop §2). */
-export function whyUnwritable(db: Database, path: string): string | undefined {
+// Why a catalogue must not be written to, as a sentence: msb itself would refuse to start, or would wipe it (interop §2).
+function whyRefused(db: Database, path: string): string | undefined {
   const history = migrationHistory(db);
   // msb re-migrates such a database from nothing at its next start, and every image is gone.
   if (history !== "there")
@@ -351,6 +351,19 @@ export function whyUnwritable(db: Database, path: string): string | undefined {
     journal &&
     `will not write to the database "${path}": an msb downgrade is not finished ("${journal}"); let msb finish it first`
   );
+}
+
+/**
+ * Why `openForWriting` would refuse a catalogue that is open, as a sentence, or undefined. What tells it may be another user's:
+ * then whoever writes is refused, and not who only looks.
+ */
+export function whyUnwritable(db: Database, path: string): string | undefined {
+  try {
+    return whyRefused(db, path);
+  } catch (error) {
+    if (isErrno(error, "EACCES")) return undefined;
+    throw error;
+  }
 }
 
 // A downgrade that stopped half-way: msb refuses every command until it is finished.
@@ -373,6 +386,7 @@ function phaseOf(journal: string): unknown {
   try {
     text = readFileSync(journal, "utf8");
   } catch (error) {
+    if (isErrno(error, "EACCES")) throw error;
     // No journal, no downgrade; an unreadable one may be an open one.
     return isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR") ? "complete" : undefined;
   }

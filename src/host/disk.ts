@@ -1,6 +1,7 @@
-import { closeSync, existsSync, openSync, statfsSync, statSync } from "node:fs";
+import { closeSync, existsSync, openSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
 import { loadLibc } from "./libc.ts";
+import { fileSystemAt } from "./mounts.ts";
 
 /** A file system's size, and what an ordinary user may still fill, in bytes. */
 export interface FileSystem {
@@ -27,17 +28,17 @@ export function settledFileSystemOf(path: string): FileSystem {
 }
 
 /** Whether what two paths hold, or would hold, takes its space from one file system. */
-export function isOneFileSystem(...paths: [string, string]): boolean {
-  const [one, other] = paths.map(existing).map((path) => ({ ...statfsSync(path), device: statSync(path).dev }));
-  if (one!.device === other!.device) return true;
-  // Its subvolumes look like devices of their own.
-  return one!.type === BTRFS && other!.type === BTRFS && one!.blocks === other!.blocks;
+export function isOneFileSystem(one: string, other: string): boolean {
+  return fileSystemAt(existing(one)) === fileSystemAt(existing(other));
 }
+
+let syncfs: ((fd: number) => number) | undefined;
 
 function sync(path: string): void {
   const fd = openSync(path, "r");
   try {
-    loadLibc({ syncfs: { args: ["i32"], returns: "i32" } }).syncfs(fd);
+    syncfs ??= loadLibc({ syncfs: { args: ["i32"], returns: "i32" } }).syncfs;
+    syncfs(fd);
   } finally {
     closeSync(fd);
   }

@@ -1,23 +1,47 @@
 import { readFileSync, realpathSync } from "node:fs";
+import { isErrno } from "../error.ts";
 
-/** A place inside a folder at which something is mounted. */
+/** A place at which something is mounted. */
 export interface Mount {
   path: string;
+  /** Major and minor number. */
+  fileSystem: string;
   /** Whether it is only a part of its file system, as a bind mount of a folder is: others may have that part elsewhere. */
   isPart: boolean;
 }
 
-/** What is mounted at or below a folder that is there, as this process sees it (proc_pid_mountinfo(5)). */
+/** What is mounted at or below a folder. Nothing where the folder is gone. */
 export function mountsIn(folder: string): Mount[] {
-  const real = realpathSync(folder);
+  let real: string;
+  try {
+    real = realpathSync(folder);
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return [];
+    throw error;
+  }
+  return readMounts().filter(({ path }) => path === real || path.startsWith(`${real}/`));
+}
+
+/** The file system that a path which is there lies on, by its number: that of its subvolumes, too. */
+export function fileSystemAt(path: string): string {
+  const real = realpathSync(path);
+  const holds = (mount: Mount) => mount.path === "/" || real === mount.path || real.startsWith(`${mount.path}/`);
+  // Of several at one place the last hides the others.
+  return readMounts()
+    .filter(holds)
+    .reduce((deepest, mount) => (mount.path.length >= deepest.path.length ? mount : deepest)).fileSystem;
+}
+
+// As this process sees them: proc_pid_mountinfo(5).
+function readMounts(): Mount[] {
   return readFileSync("/proc/self/mountinfo", "utf8")
     .split("\n")
     .flatMap((line) => {
-      const [, , , root, path] = line.split(" ").map(decode);
-      if (path === undefined || (path !== real && !path.startsWith(`${real}/`))) return [];
+      const [, , fileSystem, root, path] = line.split(" ").map(decode);
+      if (fileSystem === undefined || path === undefined) return [];
       // A subvolume of Btrfs is a whole one, and has its own name as its root.
       const [, subvolume = "/"] = /[ ,]subvol=([^, ]+)/.exec(line) ?? [];
-      return { path, isPart: root !== "/" && root !== decode(subvolume) };
+      return { path, fileSystem, isPart: root !== "/" && root !== decode(subvolume) };
     });
 }
 

@@ -1,6 +1,7 @@
-import { existsSync, fchownSync, fstatSync, lchownSync, lstatSync, mkdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, fchownSync, fstatSync, lchownSync, lstatSync, mkdirSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { LarderError } from "../error.ts";
+import { CAP_CHOWN, hasCapability } from "./capabilities.ts";
 
 /**
  * Gives what was just created (a path, or an open file) the owner and group of the folder it lies in: a larder run by
@@ -18,7 +19,7 @@ export function adopt(created: string | number, folder: string): void {
 
 /** Throws `failed` where `adopt` could not give away what is about to be made in a folder. */
 export function refuseUnadoptable(folder: string): void {
-  if (!isRoot() || statSync(folder).uid === 0 || mayGiveAway()) return;
+  if (!isRoot() || statSync(folder).uid === 0 || hasCapability(CAP_CHOWN)) return;
   throw new LarderError(
     "failed",
     `can make nothing in "${folder}", which is another user's: this root may give away no file (leave it CAP_CHOWN, or run larder as that user)`,
@@ -27,14 +28,6 @@ export function refuseUnadoptable(folder: string): void {
 
 function isRoot(): boolean {
   return process.geteuid?.() === 0;
-}
-
-// <linux/capability.h>
-const CAP_CHOWN = 0b1n;
-
-function mayGiveAway(): boolean {
-  const [, effective] = /^CapEff:\s+([0-9a-f]+)/m.exec(readFileSync("/proc/self/status", "latin1")) ?? [];
-  return effective === undefined || (BigInt(`0x${effective}`) & CAP_CHOWN) !== 0n;
 }
 
 /** Makes a folder and its missing parents, each owned as the folder it lies in, mode 0755 less umask. */

@@ -1,6 +1,7 @@
 import type { Database } from "bun:sqlite";
-import { refuseUndeletable } from "../cache/deletable.ts";
+import { isImmutable, refuseUndeletable } from "../cache/deletable.ts";
 import type { Skipped, Target } from "../cache/delete.ts";
+import { manifestNamedBy } from "../cache/metadata.ts";
 import type { Kind } from "../cache/paths.ts";
 import { deleteReferences } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
@@ -10,9 +11,11 @@ import { addIndexes } from "../db/open.ts";
 import { namePins } from "../db/pins.ts";
 import { BatchSize, keepPages, readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
-import { isDigest } from "../oci/digest.ts";
+import { type Digest, isDigest } from "../oci/digest.ts";
+import { canonicalOrNull } from "../oci/reference.ts";
 import { filesOf, type Stock, unspelled } from "./doomed.ts";
 import { type PinWatch, unusedManifests } from "./pins.ts";
+import { whyImmutable } from "./settled.ts";
 import { whileChecked } from "./soundness.ts";
 import { findStrays, type Strays } from "./strays.ts";
 import { foreseeSoon, type SweepOptions } from "./sweep.ts";
@@ -63,6 +66,8 @@ export interface CollectionPlan {
   /** Rows that are left, because what they hold is no digest. */
   unsafe: string[];
   targets: Target[];
+  /** Of those, what has to go where the rows do. */
+  owned: Target[];
   skipped: Skipped[];
   /** Of those that were skipped, what a later collection takes unless rows follow. */
   later: Target[];
@@ -98,7 +103,8 @@ export function planCollection(
   const rows = readTransaction(larder.db, () => planRows(larder, pins, options, selection));
   if (!options.sweepUnrecorded && rows.leaving.length + rows.layerRows.length > 0) {
     const lost = findLostCache(larder);
-    if (lost !== undefined) return { ...rows, ...LEFT, targets: [], skipped: [], later: [], unaccounted: lost };
+    if (lost !== undefined)
+      return { ...rows, ...LEFT, targets: [], owned: [], skipped: [], later: [], unaccounted: lost };
   }
   const others = options.layersOnly
     ? { targets: [], skipped: [] }
@@ -110,6 +116,7 @@ export function planCollection(
   const plan: CollectionPlan = {
     ...rows,
     targets,
+    owned: [...own.targets, ...othersAbout(others.targets, rows.manifests)],
     skipped: [...own.skipped, ...others.skipped, ...skipped],
     later,
     unaccounted: null,
@@ -121,6 +128,13 @@ export function planCollection(
     findPinnedUnrecorded(larder, pins.read()) ??
     (options.sweepUnrecorded ? null : (findUnrecorded(larder, options.grace) ?? null));
   return unaccounted === null ? plan : { ...plan, ...LEFT, targets: scratch, unaccounted };
+}
+
+// Metadata files beside those of an image's own names, which would stay behind without its rows, too.
+function othersAbout(strays: Target[], manifests: string[]): Target[] {
+  const going = new Set(manifests);
+  if (going.size === 0) return [];
+  return strays.filter(({ kind, path }) => kind === "metadata" && going.has(manifestNamedBy(path) ?? ""));
 }
 
 const LEFT = { leaving: [], going: [], layerRows: [], manifests: [], layers: [] };
@@ -214,16 +228,18 @@ export async function collectRows(
   const { db } = larder;
   const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
   if (plan.leaving.length + plan.layerRows.length > 0) {
-    refuseUndeletable(larder, plan.targets, grace);
+    refuseUndeletable(larder, plan.owned, grace);
     addIndexes(db);
   }
   keepPages(db);
   // What a statement needs to undo itself is a half of all that a delete writes, and would go to a temporary file.
   db.run("PRAGMA temp_store = MEMORY");
+  const { leaving, spared } = withoutImmutable(plan);
+  rows.spared.push(...spared);
   const manifests = new BatchSize(FIRST_MANIFESTS, MOST_ROWS);
   try {
     const collect = (batch: Leaving[]) => collectBatch(larder, batch, pins);
-    for await (const done of inBatches(db, plan.leaving, manifests, stopped, collect)) {
+    for await (const done of inBatches(db, leaving, manifests, stopped, collect)) {
       rows.references.push(...done.references);
       rows.manifests.push(...done.manifests);
       rows.spared.push(...done.spared);
@@ -244,6 +260,22 @@ export async function collectRows(
   // An image that stays although it was to go needs its layers, which the plan did not count on.
   if (rows.spared.length > 0) refuseUnnamedLayers(db, larder.home.database);
   return rows;
+}
+
+// An image whose metadata file cannot go stays: without its rows that file would make the catalogue look lost.
+function withoutImmutable({ leaving, owned }: CollectionPlan): Pick<CollectedRows, "spared"> & { leaving: Leaving[] } {
+  const stuck = owned.filter(({ kind, path }) => kind === "metadata" && isImmutable(path));
+  if (stuck.length === 0) return { leaving, spared: [] };
+  const byDigest = new Map(stuck.map(({ path }) => [manifestNamedBy(path), path]));
+  const byName = new Map(stuck.map(({ canonical, path }) => [canonical, path]));
+  const fileOf = ({ digest, drop }: Leaving) =>
+    byDigest.get(digest as Digest) ??
+    drop.map(({ reference }) => byName.get(canonicalOrNull(reference) ?? "")).find((path) => path !== undefined);
+  const spared = leaving.flatMap((image) => {
+    const path = fileOf(image);
+    return path === undefined ? [] : { digest: image.digest, reason: whyImmutable(path) };
+  });
+  return { leaving: leaving.filter((image) => fileOf(image) === undefined), spared };
 }
 
 /** Runs a change on a few items after the other, a transaction each, and yields what it made of them once committed. */

@@ -77,8 +77,8 @@ function refuseChanged({ reference, source }: Entry): void {
   const now = measure(path);
   if (now?.ino === stat.ino && now.ctimeMs === stat.ctimeMs) return;
   const what = `cannot persist ${JSON.stringify(reference)}: its metadata "${path}"`;
-  if (!now) throw new LarderError("not_found", `${what} was deleted meanwhile`);
-  throw new LarderError("busy", `${what} was replaced meanwhile; try again`);
+  if (!now) throw new Changed("not_found", `${what} was deleted meanwhile`);
+  throw new Changed("busy", `${what} was replaced meanwhile; try again`);
 }
 
 /**
@@ -101,8 +101,10 @@ export function* persistEach<E extends Entry>(
   }
 }
 
+class Changed extends LarderError {}
+
 function isRefused(error: unknown): error is LarderError {
-  return error instanceof LarderError && (error.code === "invalid" || error.code === "not_found");
+  return error instanceof Changed || (error instanceof LarderError && error.code === "invalid");
 }
 
 // As msb commits: a power cut may take the last images off the record, and they can be put there again. What deletes

@@ -1,5 +1,5 @@
 import type { Target } from "../cache/delete.ts";
-import { groupLinks, isYoung, type Link, measure } from "../cache/file.ts";
+import { isYoung, measure } from "../cache/file.ts";
 import { type CachePaths, FOLDERS } from "../cache/paths.ts";
 import { findRunningScratch } from "../cache/work.ts";
 import { LarderError } from "../error.ts";
@@ -8,7 +8,8 @@ import { mayBeLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { canonicalKey } from "../oci/reference.ts";
-import { asksForFreeSpace, type PruneImage, type PrunePolicy, type PruneState } from "./prune-plan.ts";
+import { asksForFreeSpace, freeWanted, type PruneImage, type PrunePolicy, type PruneState } from "./prune-plan.ts";
+import { COMMIT_MS } from "./settled.ts";
 import type { Usage, UsedFile, UsedImage } from "./usage.ts";
 
 /** What the state is read for, and what of the moment is known already. Milliseconds. */
@@ -20,10 +21,17 @@ interface Asked {
   grace: number;
 }
 
+/** The state that a plan is made from, and what of a plan is missed where files stay. */
+export interface ReadState {
+  state: PruneState;
+  /** Of the bytes that the plan counts on with these files, those of what has not gone; `gone` are paths. */
+  bytesLeft(planned: Target[], gone: ReadonlySet<string>): number;
+}
+
 /**
- * The state that a plan is made from: the images that a policy may take, and which bytes go with the last of a file's
- * images. For a budget of free space those are the blocks that become free on the file system of the layers: none for a file
- * elsewhere, or one that has a name outside of the cache. For a budget of the cache's size those are the blocks that leave it.
+ * Reads which images a policy may take, and which bytes go with the last of a file's images. Where free space is missing those
+ * are the blocks that become free on the file system of the layers: none for a file elsewhere, or one that has a name outside
+ * of the cache. Where the cache is too large those are the blocks that leave it.
  */
 export function readState(
   { cache }: Larder,
@@ -31,14 +39,15 @@ export function readState(
   used: UsedImage[],
   strays: Target[],
   { policy, work, now, grace }: Asked,
-): PruneState {
+): ReadState {
   const isLoading = work !== undefined && findRunningScratch(cache, now, grace) !== undefined;
   const orphans = catalogue.layers.filter(({ manifests, isHeldElsewhere }) => manifests === 0 && !isHeldElsewhere);
   const orphaned = orphans.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
   const garbage = new Set([...strays.map(({ path }) => path), ...orphaned]);
   const unsettled = findUnsettled(used, files, now, grace);
-  const isForSpace = asksForFreeSpace(policy);
-  const disk = isForSpace ? measureSpace(cache) : NO_SPACE;
+  const space = asksForFreeSpace(policy) ? measureSpace(cache) : NO_SPACE;
+  const disk = { totalBytes: space.total_bytes, freeBytes: space.free_bytes };
+  const isForSpace = freeWanted(policy, disk) > disk.freeBytes || (policy.maxSize === undefined && space !== NO_SPACE);
   const { units, bytes } = unitsOf(files, isForSpace);
   // What an image needs that no policy may take stays, as does a file that is nobody's and no garbage either, a layer of a
   // manifest that is not there, and a folder in an artifact's place.
@@ -58,7 +67,7 @@ export function readState(
   for (const file of staying) bytes[units[file]!] = 0;
   const kept = new Set(units.filter((_, i) => isKept(files[i]!)));
   const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
-  return {
+  const state: PruneState = {
     images: used.map((image) => ({
       ...toPruneImage(cache, image, files, { work, isLoading, unsettled, now, grace }),
       files: [...new Set(image.files.map((file) => units[file]!))],
@@ -68,10 +77,20 @@ export function readState(
     disk: {
       cacheBytes: sum(files.map(({ allocated }) => allocated)),
       garbageBytes: sum(bytes.filter((_, unit) => !kept.has(unit))),
-      totalBytes: disk.total_bytes,
-      freeBytes: disk.free_bytes,
+      ...disk,
     },
   };
+  return {
+    state,
+    bytesLeft: (planned, gone) => sum(unitsLeft(files, units, planned, gone).map((unit) => bytes[unit]!)),
+  };
+}
+
+// Those all of whose names were to go, and one of them has not.
+function unitsLeft(files: UsedFile[], units: number[], planned: Target[], gone: ReadonlySet<string>): number[] {
+  const wanted = new Set(planned.map(({ path }) => path));
+  const kept = new Set(units.filter((_, i) => !wanted.has(files[i]!.path)));
+  return [...new Set(units.filter((unit, i) => !gone.has(files[i]!.path) && !kept.has(unit)))];
 }
 
 /** The file system that a budget of free space is about: that of the layers. Throws `failed` where it tells no size. */
@@ -109,12 +128,6 @@ function unitsOf(files: UsedFile[], isForSpace: boolean): { units: number[]; byt
   }
   if (isForSpace) for (const { unit, elsewhere } of linked.values()) if (elsewhere > 0) bytes[unit] = 0;
   return { units, bytes };
-}
-
-/** How many of a file's names are in the cache. */
-export function countLinks(files: UsedFile[]): (link: Link) => number {
-  const counts = new Map(groupLinks(files).map((names) => [names[0]!.link!.inode, names.length]));
-  return ({ inode }) => counts.get(inode) ?? 0;
 }
 
 /** What runs while the plan is made, which some images must not be taken from. */
@@ -166,7 +179,7 @@ function findUnsettled(used: UsedImage[], files: UsedFile[], now: number, grace:
   }
   // Rows have their times in milliseconds.
   const isUnsettled = ({ mtimeMs }: UsedFile, latest: number) =>
-    Math.floor(mtimeMs) > latest && Math.abs(now - mtimeMs) < grace;
+    Math.floor(mtimeMs) > latest && Math.abs(now - mtimeMs) < Math.max(grace, COMMIT_MS);
   return new Set([...recorded].filter(([file, latest]) => isUnsettled(files[file]!, latest)).map(([file]) => file));
 }
 

@@ -1,5 +1,4 @@
-import { type Deleted, PATIENCE_MS, partByWork, type Target, WAIT_MS } from "../cache/delete.ts";
-import type { Link } from "../cache/file.ts";
+import { PATIENCE_MS, partByWork, type Target, WAIT_MS } from "../cache/delete.ts";
 import { scanCache } from "../cache/scan.ts";
 import { findRunningWork } from "../cache/work.ts";
 import { toRfc3339 } from "../db/timestamp.ts";
@@ -19,7 +18,6 @@ import {
 } from "./collect.ts";
 import { PinWatch } from "./pins.ts";
 import {
-  asksForFreeSpace,
   type BudgetTarget,
   type Decision,
   findUnmatchedKeeps,
@@ -30,8 +28,8 @@ import {
   type PruneState,
   planPrune,
 } from "./prune-plan.ts";
-import { countLinks, measureSpace, readState } from "./prune-state.ts";
-import { bytesLeft, type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
+import { measureSpace, type ReadState, readState } from "./prune-state.ts";
+import { type DiskReport, reportDeleted, reportPlanned } from "./report.ts";
 import { sweep } from "./sweep.ts";
 import { stockOf, takeStock, type Usage, type UsedImage } from "./usage.ts";
 
@@ -80,18 +78,18 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   const { selection, plan: collection } = await planForDeletion(larder, pins, options, () =>
     selectByPolicy(larder, pins, options),
   );
-  const { plan, used, unmatched_keeps, disk, namesOf } = selection;
+  const { plan, used, unmatched_keeps, disk } = selection;
   collection.unsafe.unshift(...selection.unsafe);
-  const waiting = [...collection.later, ...selection.young];
-  const leftOf = (targets: Target[], deleted: Deleted[]) =>
+  const planned = [...collection.targets, ...collection.later, ...selection.young];
+  const leftOf = (gone: { path: string }[]) =>
     collection.unaccounted === null
-      ? bytesLeft([...targets, ...waiting], deleted, namesOf)
+      ? selection.bytesLeft(planned, new Set(gone.map(({ path }) => path)))
       : (plan.target?.planned ?? 0);
   if (options.dryRun) {
-    const { targets, forbidden, skipped } = partByWork(collection.targets, { ...larder, ...options });
+    const { targets, skipped } = partByWork(collection.targets, { ...larder, ...options });
     return {
       ...report(plan, used, collection, plannedRows(collection)),
-      target: plan.target && { ...plan.target, left: leftOf(forbidden, []), lacking: 0 },
+      target: plan.target && { ...plan.target, left: leftOf(targets), lacking: 0 },
       unmatched_keeps,
       ...reportPlanned(larder, targets, [...collection.skipped, ...skipped]),
     };
@@ -102,7 +100,7 @@ export async function prune(larder: Larder, options: PruneOptions): Promise<Prun
   for (const decision of done.decisions) if (decision.action === "evict") options.evicted?.(decision);
   const deleted = await sweep(larder, collection.targets, { ...options, isFirstStep: !hasCollected(rows) });
   if (rows.failure !== undefined) throw rows.failure;
-  const target = plan.target && { ...plan.target, left: leftOf(collection.targets, deleted.deleted), lacking: 0 };
+  const target = plan.target && { ...plan.target, left: leftOf(deleted.deleted), lacking: 0 };
   if (target && target.needed > 0 && shortOf(target) === 0)
     target.lacking = await measureLack(larder, freeWanted(options.policy, disk));
   return {
@@ -149,8 +147,7 @@ interface PolicySelection extends Selection {
   unsafe: string[];
   /** Strays that a budget counts on although they are too young to go yet. */
   young: Target[];
-  /** How many names of a file have to go for its bytes to count; all where this is not given. */
-  namesOf: ((link: Link) => number) | undefined;
+  bytesLeft: ReadState["bytesLeft"];
 }
 
 function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: PruneOptions): PolicySelection {
@@ -163,7 +160,12 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   // Without a pull or load they are what a crash has left, and go soon: no image need go in their place meanwhile. A download
   // and other scratch may belong to work that is tried again and again, and needs the room.
   const young = work !== undefined ? [] : strays.young.filter(({ kind }) => kind !== "staging" && kind !== "blob");
-  const state = readState(larder, usage, used, [...strays.targets, ...young], { policy, work, now, grace });
+  const { state, bytesLeft } = readState(larder, usage, used, [...strays.targets, ...young], {
+    policy,
+    work,
+    now,
+    grace,
+  });
   const plan = planPrune(state, policy, now);
   const kept = plan.decisions.filter(({ action, reference }) => action === "keep" && reference === null);
   return {
@@ -173,7 +175,7 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
     unmatched_keeps: findUnmatchedKeeps(state.images, policy.keep),
     unsafe: namedUnsafe(usage),
     young,
-    namesOf: asksForFreeSpace(policy) ? undefined : countLinks(usage.files),
+    bytesLeft,
     evicted: leavingBy(plan, used),
     spare: new Set(kept.map(({ digest }) => digest)),
     strays,

@@ -1,5 +1,5 @@
 import type { Deleted, DeleteReport, Skipped, Target } from "../cache/delete.ts";
-import { groupLinks, type Link } from "../cache/file.ts";
+import { groupLinks } from "../cache/file.ts";
 import type { Larder } from "../larder.ts";
 
 /** What every destructive operation reports about the disk. In a dry run `files` are those that would go. */
@@ -36,19 +36,6 @@ export function reportPlanned(larder: Larder, targets: Target[], left: Skipped[]
     return { kind, path, bytes: !file.link || last.has(file) ? bytes : 0 };
   });
   return { ...head(larder), dry_run: true, files, skipped: left, failed: [], bytes_reclaimed: sum(files) };
-}
-
-/**
- * Allocated bytes of those of the targets that are still there, and would count no more if they were not. `namesOf` tells how
- * many names of a file have to go for that: all that it has, unless it says otherwise.
- */
-export function bytesLeft(targets: Target[], deleted: Deleted[], namesOf = ({ of }: Link) => of): number {
-  const gone = new Set(deleted.map(({ path }) => path));
-  const staying = targets.filter(({ path, link }) => !link && !gone.has(path));
-  const linked = groupLinks(targets).filter(
-    (names) => names.length === namesOf(names[0]!.link!) && names.some(({ path }) => !gone.has(path)),
-  );
-  return sum([...staying, ...linked.map((names) => names[0]!)]);
 }
 
 function isWhole(names: Target[]): boolean {

@@ -1,3 +1,4 @@
+import { isImmutable } from "../cache/deletable.ts";
 import { PATIENCE_MS, WAIT_MS } from "../cache/delete.ts";
 import { isYoung, measure } from "../cache/file.ts";
 import { findRunningScratch } from "../cache/work.ts";
@@ -50,7 +51,14 @@ export function findObstacles(larder: Larder, canonicals: string[], grace: numbe
   return obstacles;
 }
 
+/** Says of a metadata file that it cannot go, and what lets it. */
+export function whyImmutable(path: string): string {
+  return `"${path}" cannot be deleted: it is immutable (chattr -i lets it)`;
+}
+
 function findObstacle(larder: Larder, canonical: string, grace: number): Obstacle | undefined {
+  const { path } = larder.cache.metadata(canonicalKey(canonical));
+  if (isImmutable(path)) return { code: "failed", message: whyImmutable(path) };
   try {
     const work = findWriter(larder, canonical, grace);
     if (work === undefined) return undefined;

@@ -50,7 +50,7 @@ export function openToSweep(
  * in the future counts as young. `listing` is given where the cache's names have just been read.
  */
 export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: Listing): Strays {
-  const elsewhere = foldersElsewhere(larder.cache);
+  const elsewhere = foldersOfOthers(larder.cache);
   const measured = measureTargets(withLocks(larder, unaccounted(larder, listing)));
   const found = withoutBooted(measured.targets, measured.skipped, pins);
   const targets = found.targets.filter(({ path }) => !elsewhere.has(dirname(path)));
@@ -79,7 +79,7 @@ const FUTURE = "it is dated in the future (a grace of 0s takes it all the same)"
 
 // The folders of the cache that are really elsewhere, with the reason why nothing is swept there: what has no row may be
 // anybody's.
-function foldersElsewhere({ root }: CachePaths): Map<string, string> {
+function foldersOfOthers({ root }: CachePaths): Map<string, string> {
   const elsewhere = new Map<string, string>();
   if (!existsSync(root)) return elsewhere;
   const real = realpathSync(root);

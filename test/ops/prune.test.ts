@@ -12,7 +12,6 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { settledFileSystemOf } from "../../src/host/disk.ts";
 import { FileLock } from "../../src/host/flock.ts";
 import type { Larder } from "../../src/larder.ts";
 import {
@@ -418,12 +417,23 @@ describe("prune", () => {
       expect((await pruneStore(store, { maxSize: before - MIB })).references).toEqual([]);
     });
 
-    test("takes for a budget of free space no image whose blocks would not be free", async () => {
+    test("counts for a budget of free space no blocks that would not be free", async () => {
       using store = linked(inBackup);
-      const { free_bytes } = settledFileSystemOf(store.cache);
-      const { decisions } = await pruneStore(store, { minFree: { bytes: free_bytes + MIB / 2 } }, true);
-      const evicted = decisions.filter(({ action }) => action === "evict");
-      expect(evicted.map(({ reference }) => reference)).toEqual(["acme/b:1"]);
+      // All of the disk, so that what others write there counts for nothing.
+      const { decisions } = await pruneStore(store, { minFree: { percent: 100 } }, true);
+      const frees = decisions.map(({ reference, bytes }) => [reference, bytes >= MIB]);
+      expect(frees).toEqual([
+        ["acme/a:1", false],
+        ["acme/b:1", true],
+      ]);
+    });
+
+    test("counts them for a budget of the cache's size, be there one of free space that holds", async () => {
+      using store = linked(inBackup);
+      const maxSize = allocatedIn(store.cache) - MIB;
+      const { references, target } = await pruneStore(store, { maxSize, minFree: { bytes: 1 } });
+      expect(references).toEqual(["acme/a:1"]);
+      expect(target).toMatchObject({ missing: 0, left: 0, lacking: 0 });
     });
 
     test.each([
