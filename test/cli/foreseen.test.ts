@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { larder } from "../larder.ts";
+import { larder, run } from "../larder.ts";
 import { at, digestOf, holdLock, metadataOf, Store, YOUNG } from "../store.ts";
 
 const GONE = "ghcr.io/acme/gone:1";
@@ -94,6 +94,26 @@ test.each(CASES)("a dry run plans what `%s` then does where %s", async (_name, _
   expect([plan.code, done.code]).toEqual([code, code]);
   if (done.stdout === "") expect(plan).toEqual(done);
   else expect({ ...JSON.parse(plan.stdout), dry_run: false }).toEqual(JSON.parse(done.stdout));
+});
+
+test("who may not look for a downgrade of msb may read and plan, and not write", async () => {
+  using store = await makeStore();
+  store.write(at.layer("stray"));
+  const under = store.asNobody();
+  const folder = join(store.path, "db", "self-downgrade");
+  mkdirSync(folder, { mode: 0 });
+  if (under.length > 0) chownSync(folder, 65534, 65534);
+  for (const [code, ...args] of [
+    [0, "df"],
+    [0, "gc", "-n"],
+    [0, "rm", "-n", GONE],
+    [1, "gc"],
+  ] as const) {
+    const ended = await run([...args, "--home", store.path], { under });
+    expect([args, ended.code]).toEqual([args, code]);
+  }
+  chmodSync(folder, 0o755);
+  expect(store.has(at.layer("stray"))).toBe(true);
 });
 
 test("check --repair plans and does nothing while a downgrade of msb is not finished, and says that gc does not either", async () => {

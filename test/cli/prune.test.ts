@@ -573,18 +573,13 @@ describe("larder prune: plan and application", () => {
 
     /** Three images of 4 MiB each, whose layers lie on a file system of their own. */
     function onOwnDisk(): { store: Store; layers: string } & Disposable {
-      const store = new Store();
+      using parts = new DisposableStack();
+      const store = parts.use(new Store());
       const layers = join(store.cache, "layers");
-      const disk = new Mounted(layers, "-t", "tmpfs", "-o", "size=16m", "tmpfs");
+      parts.use(new Mounted(layers, "-t", "tmpfs", "-o", "size=24m", "tmpfs"));
       for (const name of ["a", "b", "c"]) store.image({ names: [`acme/${name}:1`], layers: { [name]: 4 * MIB } });
-      return {
-        store,
-        layers,
-        [Symbol.dispose]() {
-          disk[Symbol.dispose]();
-          store[Symbol.dispose]();
-        },
-      };
+      const kept = parts.move();
+      return { store, layers, [Symbol.dispose]: () => kept.dispose() };
     }
 
     test("are about the file system that the layers are on", async () => {
@@ -592,7 +587,7 @@ describe("larder prune: plan and application", () => {
       const report = await larderJson(here.store.home, ["prune", "--min-free", String(free(here.layers) + 2 * MIB)]);
       expect(report.references).toEqual(["acme/a:1"]);
       expect(report.target).toMatchObject({ needed: 2 * MIB, planned: 4 * MIB, lacking: 0 });
-      expect((await larderJson(here.store.home, ["df"])).file_system.total_bytes).toBe(16 * MIB);
+      expect((await larderJson(here.store.home, ["df"])).file_system.total_bytes).toBe(24 * MIB);
     });
 
     test("count nothing that lies on another", async () => {
@@ -606,6 +601,17 @@ describe("larder prune: plan and application", () => {
       ]);
       expect(report.target).toMatchObject({ needed: 5 * MIB, planned: 8 * MIB });
       expect(outcome(report)).toMatchObject({ "acme/a:1": "evict budget", "acme/b:1": "evict budget" });
+    });
+
+    test("miss nothing for what is left on another", async () => {
+      using here = onOwnDisk();
+      here.store.file(here.store.layerPath("junk"), 4 * MIB, DAY);
+      // Too young to go yet, and on the cache's own disk.
+      here.store.file(join(here.store.cache, "vmdk", "junk"), 8 * MIB, MINUTE);
+      const wanted = String(free(here.layers) + 3 * MIB);
+      const report = await larderJson(here.store.home, ["prune", "--min-free", wanted]);
+      expect(report.target).toMatchObject({ needed: 3 * MIB, planned: 4 * MIB, missing: 0, left: 0, lacking: 0 });
+      expect(report.references).toEqual([]);
     });
 
     test("exit 6 where what has gone has freed nothing, as in the lower layer of an overlay", async () => {
@@ -664,6 +670,13 @@ describe("larder prune: plan and application", () => {
     }
     expect(store.references()).toEqual(["acme/a:1"]);
     expect((await larder(store.home, "prune", "--unused", "--min-age", "0s", "--sweep-unrecorded")).code).toBe(0);
+    expect(store.references()).toEqual([]);
+  });
+
+  test("evicts an image without any layer, be layers/ empty", async () => {
+    using store = new Store();
+    store.image({ names: ["acme/a:1"], layers: {} });
+    expect((await larder(store.home, "prune", "--unused", "--min-age", "0s")).code).toBe(0);
     expect(store.references()).toEqual([]);
   });
 

@@ -1,6 +1,8 @@
 import { expect, test } from "bun:test";
 import { cpSync, mkdirSync, statfsSync } from "node:fs";
 import { join } from "node:path";
+import { isOneFileSystem } from "../../src/host/disk.ts";
+import { mountsIn } from "../../src/host/mounts.ts";
 import { larder, larderJson, TemporaryFolder } from "../larder.ts";
 import { Mounted, runTool } from "../mount.ts";
 import { Store } from "../ops/prune-store.ts";
@@ -9,22 +11,24 @@ import { hasTool } from "../tools.ts";
 const MIB = 1024 * 1024;
 
 /** A Btrfs of its own, in a file. */
-class Btrfs extends TemporaryFolder {
-  readonly root = join(this.path, "root");
-  private readonly mounted: Mounted;
+class Btrfs implements Disposable {
+  readonly root: string;
+  private readonly parts: DisposableStack;
 
   constructor() {
-    super();
-    const image = join(this.path, "image");
+    // What was made is gone again also where the next part is refused.
+    using parts = new DisposableStack();
+    const folder = parts.use(new TemporaryFolder()).path;
+    this.root = join(folder, "root");
     mkdirSync(this.root);
-    runTool("truncate", "-s", "256M", image);
-    runTool("mkfs.btrfs", "-q", image);
-    this.mounted = new Mounted(this.root, "-o", "loop", image);
+    runTool("truncate", "-s", "256M", join(folder, "image"));
+    runTool("mkfs.btrfs", "-q", join(folder, "image"));
+    parts.use(new Mounted(this.root, "-o", "loop", join(folder, "image")));
+    this.parts = parts.move();
   }
 
-  override [Symbol.dispose](): void {
-    this.mounted[Symbol.dispose]();
-    super[Symbol.dispose]();
+  [Symbol.dispose](): void {
+    this.parts.dispose();
   }
 }
 
@@ -56,3 +60,32 @@ test.skipIf(REFUSAL !== undefined)(
     expect((await larder(home, "list", "-q")).stdout.split("\n")).toHaveLength(3);
   },
 );
+
+test.skipIf(REFUSAL !== undefined)(
+  `isOneFileSystem knows the subvolumes of a Btrfs, and two of one size apart${REFUSAL ? ` (${REFUSAL})` : ""}`,
+  () => {
+    using disk = new Btrfs();
+    using other = new Btrfs();
+    const [sub, apart] = ["sub", "apart"].map((name) => join(disk.root, name));
+    for (const path of [sub!, apart!]) runTool("btrfs", "subvolume", "create", path);
+    mkdirSync(join(disk.root, "at"));
+    using mounted = new Mounted(join(disk.root, "at"), "-o", "subvol=apart", sourceOf(disk.root));
+    for (const path of [sub!, mounted.path, join(disk.root, "not", "made")])
+      expect([path, isOneFileSystem(disk.root, path)]).toEqual([path, true]);
+    expect(isOneFileSystem(disk.root, other.root)).toBe(false);
+    // A subvolume is a whole, and a folder of one is not.
+    expect(mountsIn(mounted.path)).toMatchObject([{ path: mounted.path, isPart: false }]);
+    mkdirSync(join(disk.root, "folder"));
+    mkdirSync(join(disk.root, "bound"));
+    using bound = new Mounted(join(disk.root, "bound"), "--bind", join(disk.root, "folder"));
+    expect(mountsIn(bound.path)).toMatchObject([{ path: bound.path, isPart: true }]);
+  },
+);
+
+function sourceOf(path: string): string {
+  return Bun.spawnSync(["findmnt", "-n", "-o", "SOURCE", path]).stdout.toString().trim();
+}
+
+test("mountsIn finds nothing in a folder that is gone", () => {
+  expect(mountsIn("/nowhere/at/all")).toEqual([]);
+});
