@@ -1,5 +1,5 @@
 import { readFileSync, statSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { join } from "node:path";
 import { isLocked } from "../host/flock.ts";
 import { namesHeldBeside } from "../host/held.ts";
 import { isYoung, measure, namesIn } from "./file.ts";
@@ -43,9 +43,11 @@ export class LockLook {
 
   /** Throws as `isLocked` does. */
   isHeld(path: string): boolean {
-    const folder = dirname(path);
+    // Asked of a hundred thousand: `dirname` and `basename` would take longer than all the rest.
+    const slash = path.lastIndexOf("/");
+    const folder = path.slice(0, slash);
     if (!this.held.has(folder)) this.held.set(folder, namesHeldIn(folder));
-    return this.held.get(folder)?.has(basename(path)) ?? isLocked(path);
+    return this.held.get(folder)?.has(path.slice(slash + 1)) ?? isLocked(path);
   }
 }
 

@@ -1,4 +1,4 @@
-import { readFileSync, realpathSync } from "node:fs";
+import { readFileSync, realpathSync, statSync } from "node:fs";
 import { isErrno } from "../error.ts";
 
 /** A place at which something is mounted. */
@@ -22,14 +22,19 @@ export function mountsIn(folder: string): Mount[] {
   return readMounts().filter(({ path }) => path === real || path.startsWith(`${real}/`));
 }
 
-/** The file system that a path which is there lies on, by its number: that of its subvolumes, too. */
+/**
+ * The file system that a path which is there lies on, by its number: that of its subvolumes, too. In a changed root, which
+ * may have no mount of its own, that of the path alone.
+ */
 export function fileSystemAt(path: string): string {
   const real = realpathSync(path);
-  const holds = (mount: Mount) => mount.path === "/" || real === mount.path || real.startsWith(`${mount.path}/`);
-  // Of several at one place the last hides the others.
-  return readMounts()
-    .filter(holds)
-    .reduce((deepest, mount) => (mount.path.length >= deepest.path.length ? mount : deepest)).fileSystem;
+  let deepest: Mount | undefined;
+  for (const mount of readMounts()) {
+    const holds = mount.path === "/" || real === mount.path || real.startsWith(`${mount.path}/`);
+    // Of several at one place the last hides the others.
+    if (holds && mount.path.length >= (deepest?.path.length ?? 0)) deepest = mount;
+  }
+  return deepest?.fileSystem ?? String(statSync(real).dev);
 }
 
 // As this process sees them: proc_pid_mountinfo(5).

@@ -88,6 +88,8 @@ export function readState(
 
 // Those all of whose names were to go, and one of them has not.
 function unitsLeft(files: UsedFile[], units: number[], planned: Target[], gone: ReadonlySet<string>): number[] {
+  // Nearly always so, and then nothing need be looked for.
+  if (planned.every(({ path }) => gone.has(path))) return [];
   const wanted = new Set(planned.map(({ path }) => path));
   const kept = new Set(units.filter((_, i) => !wanted.has(files[i]!.path)));
   return [...new Set(units.filter((unit, i) => !gone.has(files[i]!.path) && !kept.has(unit)))];
