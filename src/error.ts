@@ -80,6 +80,11 @@ export function asLarderError(error: unknown): LarderError {
   return new LarderError("failed", error instanceof Error ? error.message : String(error), error);
 }
 
+/** To be given to `catch`: what a signal ended is undefined, and any other failure is thrown on. */
+export function unlessInterrupted(error: unknown): undefined {
+  if (asLarderError(error).code !== "interrupted") throw error;
+}
+
 /** Runs `work` on an open file, and gives the path to what fails: a call on a descriptor does not know it. */
 export function namingPath<T>(path: string, work: () => T): T {
   try {

@@ -161,14 +161,29 @@ export function partByWork(
   if (targets.length === 0) return { targets, skipped: [] };
   const work = new RunningWork(guard);
   const locks = new LockLook();
-  const parted = { targets: [] as Target[], skipped: [] as Skipped[] };
-  for (const file of targets) {
+  return part(targets, (file) => {
     const obstacle = work.obstacleOf(file);
-    const reason = obstacle === undefined ? whyLocked(file, locks) : describeWork(obstacle);
-    if (reason === undefined) parted.targets.push(file);
-    else parted.skipped.push(skip(file, reason));
+    return obstacle === undefined ? whyLocked(file, locks) : describeWork(obstacle);
+  });
+}
+
+/** Parts files into those that may go and those that stay, these with the reason that `whyLeft` gives. */
+export function part(
+  files: Target[],
+  whyLeft: (file: Target) => string | undefined,
+): { targets: Target[]; left: Target[]; skipped: Skipped[] } {
+  const targets: Target[] = [];
+  const left: Target[] = [];
+  const skipped: Skipped[] = [];
+  for (const file of files) {
+    const reason = whyLeft(file);
+    if (reason === undefined) targets.push(file);
+    else {
+      left.push(file);
+      skipped.push(skip(file, reason));
+    }
   }
-  return parted;
+  return { targets, left, skipped };
 }
 
 function whyLocked(file: Target, locks: LockLook): string | undefined {

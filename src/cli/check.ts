@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
-import { exitCode, LarderError } from "../error.ts";
+import { exitCode, LarderError, unlessInterrupted } from "../error.ts";
 import { parseDuration } from "../input/units.ts";
 import { type CheckReport, examine } from "../ops/check/report.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
 import { printable } from "../output/table.ts";
 import { count } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
-import { Interruption, unlessInterrupted } from "./interruption.ts";
+import { Interruption } from "./interruption.ts";
 import { progressBar } from "./progress.ts";
 import { complain, emit, say } from "./terminal.ts";
 

@@ -1,6 +1,5 @@
-import { readFileSync } from "node:fs";
 import { constants } from "node:os";
-import { asLarderError } from "../error.ts";
+import { isSet } from "../host/status.ts";
 import { say } from "./terminal.ts";
 
 type Signal = "SIGINT" | "SIGTERM" | "SIGHUP";
@@ -46,13 +45,7 @@ export class Interruption {
   };
 }
 
-/** To be given to `catch`: what a signal ended is undefined, and any other failure is thrown on. */
-export function unlessInterrupted(error: unknown): undefined {
-  if (asLarderError(error).code !== "interrupted") throw error;
-}
-
 // As nohup has it: what is to go on without its terminal must not be stopped by a handler.
 function isHangUpIgnored(): boolean {
-  const [, ignored] = /^SigIgn:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "latin1")) ?? [];
-  return ignored !== undefined && (Number.parseInt(ignored.slice(-8), 16) & 1) === 1;
+  return isSet("SigIgn", constants.signals.SIGHUP - 1) === true;
 }

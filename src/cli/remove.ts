@@ -1,3 +1,4 @@
+import { unlessInterrupted } from "../error.ts";
 import { openEmpty, openToPlan, openToWrite, withLarder } from "../larder.ts";
 import { type RemoveReport, remove } from "../ops/remove.ts";
 import { DEFAULT_GRACE_MS } from "../ops/sweep.ts";
@@ -5,7 +6,7 @@ import { printable } from "../output/table.ts";
 import { count, formatSize } from "../output/units.ts";
 import { defineCommand, firstFailure } from "./command.ts";
 import { FILES_LEFT, sayDisk, sayUnsafe } from "./disk.ts";
-import { Interruption, unlessInterrupted } from "./interruption.ts";
+import { Interruption } from "./interruption.ts";
 import { complain, emit, say } from "./terminal.ts";
 
 export default defineCommand({

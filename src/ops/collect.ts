@@ -271,11 +271,13 @@ function withoutImmutable({ leaving, owned }: CollectionPlan): Pick<CollectedRow
   const fileOf = ({ digest, drop }: Leaving) =>
     byDigest.get(digest as Digest) ??
     drop.map(({ reference }) => byName.get(canonicalOrNull(reference) ?? "")).find((path) => path !== undefined);
-  const spared = leaving.flatMap((image) => {
+  const spared: CollectedRows["spared"] = [];
+  const others = leaving.filter((image) => {
     const path = fileOf(image);
-    return path === undefined ? [] : { digest: image.digest, reason: whyImmutable(path) };
+    if (path !== undefined) spared.push({ digest: image.digest, reason: whyImmutable(path) });
+    return path === undefined;
   });
-  return { leaving: leaving.filter((image) => fileOf(image) === undefined), spared };
+  return { leaving: others, spared };
 }
 
 /** Runs a change on a few items after the other, a transaction each, and yields what it made of them once committed. */

@@ -1,5 +1,5 @@
 import { basename } from "node:path";
-import { isTarget, type Skipped, skip, type Target, target } from "../cache/delete.ts";
+import { isTarget, part, type Skipped, type Target, target } from "../cache/delete.ts";
 import { namesIn } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import type { CacheFile, CachePaths, Kind } from "../cache/paths.ts";
@@ -101,14 +101,8 @@ export function measureTargets(files: Iterable<CacheFile>, stock = ON_DISK): Tar
 
 /** Leaves the metadata files that a snapshot boots by. */
 export function withoutBooted(files: Target[], skipped: Skipped[], pins: Pins): Targets {
-  const why = bootedBy(pins);
-  const result: Targets = { targets: [], skipped: [...skipped] };
-  for (const file of files) {
-    const reason = why(file);
-    if (reason === undefined) result.targets.push(file);
-    else result.skipped.push(skip(file, reason));
-  }
-  return result;
+  const parted = part(files, bootedBy(pins));
+  return { targets: parted.targets, skipped: [...skipped, ...parted.skipped] };
 }
 
 function flatFilesOf(cache: CachePaths, manifests: Digest[], strayRefs: Digest[]): CacheFile[] {

@@ -9,7 +9,7 @@ import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { canonicalKey } from "../oci/reference.ts";
 import { asksForFreeSpace, freeWanted, type PruneImage, type PrunePolicy, type PruneState } from "./prune-plan.ts";
-import { COMMIT_MS } from "./settled.ts";
+import { metadataGrace } from "./settled.ts";
 import type { Usage, UsedFile, UsedImage } from "./usage.ts";
 
 /** What the state is read for, and what of the moment is known already. Milliseconds. */
@@ -45,9 +45,10 @@ export function readState(
   const orphaned = orphans.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).path : []));
   const garbage = new Set([...strays.map(({ path }) => path), ...orphaned]);
   const unsettled = findUnsettled(used, files, now, grace);
-  const space = asksForFreeSpace(policy) ? measureSpace(cache) : NO_SPACE;
+  const asksForSpace = asksForFreeSpace(policy);
+  const space = asksForSpace ? measureSpace(cache) : NO_SPACE;
   const disk = { totalBytes: space.total_bytes, freeBytes: space.free_bytes };
-  const isForSpace = freeWanted(policy, disk) > disk.freeBytes || (policy.maxSize === undefined && space !== NO_SPACE);
+  const isForSpace = freeWanted(policy, disk) > disk.freeBytes || (asksForSpace && policy.maxSize === undefined);
   const { units, bytes } = unitsOf(files, isForSpace);
   // What an image needs that no policy may take stays, as does a file that is nobody's and no garbage either, a layer of a
   // manifest that is not there, and a folder in an artifact's place.
@@ -181,7 +182,7 @@ function findUnsettled(used: UsedImage[], files: UsedFile[], now: number, grace:
   }
   // Rows have their times in milliseconds.
   const isUnsettled = ({ mtimeMs }: UsedFile, latest: number) =>
-    Math.floor(mtimeMs) > latest && Math.abs(now - mtimeMs) < Math.max(grace, COMMIT_MS);
+    Math.floor(mtimeMs) > latest && Math.abs(now - mtimeMs) < metadataGrace(grace);
   return new Set([...recorded].filter(([file, latest]) => isUnsettled(files[file]!, latest)).map(([file]) => file));
 }
 

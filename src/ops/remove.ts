@@ -1,5 +1,5 @@
 import { refuseUndeletable } from "../cache/deletable.ts";
-import { type DeleteReport, partByWork, skip } from "../cache/delete.ts";
+import { type DeleteReport, part, partByWork } from "../cache/delete.ts";
 import { deleteReferences, findByDigest, findImages, type ImageRow } from "../db/images.ts";
 import { refuseLostLayers, refuseUnnamedLayers } from "../db/integrity.ts";
 import { type DoomedLayer, deleteOrphans, layersOnlyOf } from "../db/layers.ts";
@@ -161,16 +161,13 @@ function findFiles(larder: Larder, removal: Removal, pins: Pins): Targets {
   if (found.targets.length === 0) return found;
   const needed = layersOfUnrecorded(larder, removal.manifests);
   const telling = new Set(needed.values());
-  const spared: Targets = { targets: [], skipped: found.skipped };
-  for (const file of found.targets) {
+  const { targets, skipped } = part(found.targets, (file) => {
     const metadata = file.kind === "layer" ? needed.get(file.digest!) : undefined;
-    if (metadata !== undefined)
-      spared.skipped.push(skip(file, `an image that is not on record needs it, as "${metadata}" says`));
+    if (metadata !== undefined) return `an image that is not on record needs it, as "${metadata}" says`;
     // Without it nothing would tell of that image, and the next gc would take it.
-    else if (telling.has(file.path)) spared.skipped.push(skip(file, "it names an image that is not on record"));
-    else spared.targets.push(file);
-  }
-  return spared;
+    return telling.has(file.path) ? "it names an image that is not on record" : undefined;
+  });
+  return { targets, skipped: [...found.skipped, ...skipped] };
 }
 
 /** What was asked for, and the rows that it means. */

@@ -38,8 +38,16 @@ export async function awaitSettled(
   }
 }
 
-/** Within how long of its metadata file msb has put an image on record: it waits 5 s for the write lock at most. */
-export const COMMIT_MS = 10_000;
+// Within how long of its metadata file msb has put an image on record: it waits 5 s for the write lock at most.
+const COMMIT_MS = 10_000;
+
+/**
+ * For how long, in milliseconds, a metadata file speaks for rows that may be about to follow. No grace is too short for that:
+ * a load of what the cache has already shows in nothing else.
+ */
+export function metadataGrace(grace: number): number {
+  return Math.max(grace, COMMIT_MS);
+}
 
 /** What stands in the way at this moment, by canonical reference. */
 export function findObstacles(larder: Larder, canonicals: string[], grace: number): Map<string, Obstacle> {

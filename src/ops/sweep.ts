@@ -1,6 +1,14 @@
 import type { Database } from "bun:sqlite";
 import { basename } from "node:path";
-import { type DeleteReport, deleteGuarded, type Guard, type Skipped, skip, type Target } from "../cache/delete.ts";
+import {
+  type DeleteReport,
+  deleteGuarded,
+  type Guard,
+  part,
+  type Skipped,
+  skip,
+  type Target,
+} from "../cache/delete.ts";
 import { FlatBlobs } from "../cache/flat.ts";
 import { type YoungMetadata, YoungMetadataFiles } from "../cache/metadata.ts";
 import type { CacheFile, Kind } from "../cache/paths.ts";
@@ -15,7 +23,7 @@ import type { Larder } from "../larder.ts";
 import type { Digest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
 import { PinWatch } from "./pins.ts";
-import { COMMIT_MS } from "./settled.ts";
+import { metadataGrace } from "./settled.ts";
 import { bootedBy } from "./snapshots.ts";
 
 /** How a sweep treats time and interruption. */
@@ -99,20 +107,11 @@ export function foreseeSoon(
   const isNamed = ({ kind, digest }: Target) => SPOKEN_FOR[kind] !== undefined && named.has(digest!);
   const blobs = new FlatBlobs();
   for (const file of files) if (file.kind === "flat_ref" && isNamed(file)) blobs.add(file.path);
-  const reasonOf = (file: Target) => {
+  const { targets, left, skipped } = part(files, (file) => {
     if (file.kind === "flat_blob") return blobs.needs(file.digest!) ? NEEDED_BY_REF : undefined;
     return isNamed(file) ? SOON : undefined;
-  };
-  const { targets, later, skipped } = { targets: [] as Target[], later: [] as Target[], skipped: [] as Skipped[] };
-  for (const file of files) {
-    const reason = reasonOf(file);
-    if (reason === undefined) targets.push(file);
-    else {
-      later.push(file);
-      skipped.push(skip(file, reason));
-    }
-  }
-  return { targets, later, skipped };
+  });
+  return { targets, later: left, skipped };
 }
 
 /**
@@ -224,8 +223,7 @@ const SPOKEN_FOR: Partial<Record<Kind, "layer" | "manifest">> = {
 const NEEDED_BY_REF = "a flat ref needs it";
 const SOON = "a metadata file written just now needs it";
 
-// Those whose rows may be about to follow. No grace is too short for that: a load of what the cache has already shows in
-// nothing else.
+// Those whose rows may be about to follow.
 function youngMetadata({ cache, now }: Pick<Larder, "cache" | "now">, grace: number): YoungMetadataFiles {
-  return new YoungMetadataFiles(cache, now, Math.max(grace, COMMIT_MS));
+  return new YoungMetadataFiles(cache, now, metadataGrace(grace));
 }

@@ -1,6 +1,6 @@
 import { CachePaths } from "../../cache/paths.ts";
 import { scanCache } from "../../cache/scan.ts";
-import { asLarderError, type Code } from "../../error.ts";
+import { type Code, unlessInterrupted } from "../../error.ts";
 import type { Home } from "../../home.ts";
 import { type Larder, openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
 import type { Progress } from "./artifacts.ts";
@@ -72,13 +72,7 @@ export async function examine(
 
 // A second look, or undefined where the repair was stopped, or is while it looks.
 async function lookAgain(larder: Larder, options: CheckOptions): Promise<Problem[] | undefined> {
-  if (options.stopped?.()) return undefined;
-  try {
-    return await check(larder, options);
-  } catch (error) {
-    if (asLarderError(error).code !== "interrupted") throw error;
-    return undefined;
-  }
+  return options.stopped?.() ? undefined : await check(larder, options).catch(unlessInterrupted);
 }
 
 // Where there is no catalogue nothing is swept, and so nothing mended. That it is missing is damage whatever the age of
