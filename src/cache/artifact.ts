@@ -42,8 +42,9 @@ export function examineErofs(path: string): ArtifactFault | undefined {
   if (stat.size === 0) return "empty";
   if (stat.size % BLOCK !== 0) return "misaligned";
   return openRegular(path, (fd) => {
-    if (!hasRoot(fd, stat.size)) return "not-erofs";
-    return stat.size < countBlocks(fd) * BLOCK ? "truncated" : undefined;
+    const superblock = read(fd, SUPERBLOCK, 128);
+    if (!hasRoot(fd, superblock, stat.size)) return "not-erofs";
+    return stat.size < superblock.readUInt32LE(0x24) * BLOCK ? "truncated" : undefined;
   });
 }
 
@@ -60,16 +61,11 @@ export function examineKind(stat: Stats | undefined): ArtifactFault | undefined 
   return stat.isFile() ? undefined : "not-a-file";
 }
 
-function hasRoot(fd: number, size: number): boolean {
-  const superblock = read(fd, SUPERBLOCK, 128);
+function hasRoot(fd: number, superblock: Buffer, size: number): boolean {
   if (superblock.readUInt32LE(0) !== MAGIC) return false;
   const root = superblock.readUInt32LE(0x28) * BLOCK + superblock.readUInt16LE(0x0e) * INODE_SLOT;
   if (root + 64 > size) return false;
   return (read(fd, root, 64).readUInt16LE(4) & FORMAT_MASK) === DIRECTORY;
-}
-
-function countBlocks(fd: number): number {
-  return read(fd, SUPERBLOCK, 128).readUInt32LE(0x24);
 }
 
 function hasChecksum(fd: number): boolean {
