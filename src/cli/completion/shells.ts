@@ -2,7 +2,7 @@ import type { Choice, Context, Option } from "./line.ts";
 
 /** The script for bash. It needs nothing of the `bash-completion` package. */
 export function bash(contexts: Context[]): string {
-  const withValue = unique(contexts.flatMap(({ options }) => options.filter(({ value }) => value).map(dashed)));
+  const withValue = new Set(contexts.flatMap(({ options }) => options.filter(({ value }) => value).map(dashed)));
   return `# Completion of larder for bash, as "larder completion bash" prints it.
 _larder() {
   local line=\${COMP_LINE:0:COMP_POINT} word previous value lead command= home= i candidates=
@@ -16,7 +16,7 @@ _larder() {
       --home=*) home=\${words[i]#--home=} ;;
       --home) home=\${words[i + 1]}; i=$((i + 1)) ;;
       --serve | --serve=*) command=--serve ;;
-      ${withValue.filter((flag) => flag !== "--home" && flag !== "--serve").join(" | ")}) i=$((i + 1)) ;;
+      ${[...withValue].filter((flag) => flag !== "--home" && flag !== "--serve").join(" | ")}) i=$((i + 1)) ;;
       -*) ;;
       *) [[ $command ]] || command=\${words[i]} ;;
     esac
@@ -85,7 +85,7 @@ function bashOffer(choice: Choice): string {
 }
 
 function bashWords({ names, options, operand }: Context, i: number, all: Context[]): string {
-  const flags = options.flatMap((option) => [dashed(option)]);
+  const flags = options.map(dashed);
   const operands = i === 0 ? all.flatMap(({ names }) => names.filter((name) => !name.startsWith("-"))) : operand;
   const pattern = names.length > 0 ? names.join(" | ") : '""';
   const offer = `local flags=${ansiLines(flags)} operands=`;
@@ -227,10 +227,6 @@ function fishValue(choice: Choice): string {
 
 function dashed({ name }: Pick<Option, "name">): string {
   return `--${name}`;
-}
-
-function unique(words: string[]): string[] {
-  return [...new Set(words)];
 }
 
 // A single-quoted word of any of the three shells; fish, too, ends and begins it so.
