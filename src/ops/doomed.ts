@@ -48,8 +48,7 @@ export function filesOf(
   strayRefs: Digest[] = [],
   stock = ON_DISK,
 ): Targets {
-  const { targets, skipped } = measureTargets(eachFile(cache, doomed, strayRefs, stock), stock);
-  return withoutBooted(targets, skipped, pins);
+  return withoutBooted(measureTargets(eachFile(cache, doomed, strayRefs, stock), stock), pins);
 }
 
 // One by one: most names of a large catalogue may have no file, and those that have one are kept as targets.
@@ -100,8 +99,8 @@ export function measureTargets(files: Iterable<CacheFile>, stock = ON_DISK): Tar
 }
 
 /** Leaves the metadata files that a snapshot boots by. */
-export function withoutBooted(files: Target[], skipped: Skipped[], pins: Pins): Targets {
-  const parted = part(files, bootedBy(pins));
+export function withoutBooted({ targets, skipped }: Targets, pins: Pins): Targets {
+  const parted = part(targets, bootedBy(pins));
   return { targets: parted.targets, skipped: [...skipped, ...parted.skipped] };
 }
 

@@ -51,8 +51,7 @@ export function openToSweep(
  */
 export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: Listing): Strays {
   const elsewhere = foldersOfOthers(larder.cache);
-  const measured = measureTargets(withLocks(larder, unaccounted(larder, listing)));
-  const found = withoutBooted(measured.targets, measured.skipped, pins);
+  const found = withoutBooted(measureTargets(withLocks(larder, unaccounted(larder, listing))), pins);
   const targets = found.targets.filter(({ path }) => !elsewhere.has(dirname(path)));
   const now = larder.now();
   const young = targets.filter(({ mtimeMs }) => isYoung(mtimeMs, now, grace));
