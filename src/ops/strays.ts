@@ -1,6 +1,6 @@
 import { existsSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type Skipped, skip, type Target } from "../cache/delete.ts";
+import { part, type Skipped, skip, type Target } from "../cache/delete.ts";
 import { isYoung } from "../cache/file.ts";
 import { FlatBlobs, readFlatRef } from "../cache/flat.ts";
 import { type CacheFile, CachePaths, erofsName, FOLDERS, metadataName, vmdkName } from "../cache/paths.ts";
@@ -59,15 +59,15 @@ export function findStrays(larder: Larder, pins: Pins, grace: number, listing?: 
   // A ref that stays keeps its blob, whatever the age of that.
   const kept = new FlatBlobs();
   for (const { kind, path } of young) if (kind === "flat_ref") kept.add(path);
+  const isKept = ({ kind, digest }: Target) => kind === "flat_blob" && kept.needs(digest!);
+  const going = part(old, (file) => (isKept(file) ? "a flat ref needs it" : undefined));
   return {
-    targets: old.filter(({ kind, digest }) => kind !== "flat_blob" || !kept.needs(digest!)),
+    targets: going.targets,
     skipped: [
       ...[...elsewhere].map(([path, reason]): Skipped => ({ kind: "foreign", path, reason })),
       ...found.skipped.filter(({ path }) => !elsewhere.has(dirname(path))),
       ...young.map((file) => skip(file, file.mtimeMs > now ? FUTURE : "it is younger than the grace period")),
-      ...old
-        .filter(({ kind, digest }) => kind === "flat_blob" && kept.needs(digest!))
-        .map((file) => skip(file, "a flat ref needs it")),
+      ...going.skipped,
     ],
     // One of the future may stay for ever.
     young: young.filter(({ mtimeMs }) => mtimeMs <= now),
