@@ -59,10 +59,9 @@ export async function sweep(
   using wants = new Wants({ ...larder, db }, options.grace);
   // Awaited here: the connection must outlive the first batch.
   return await deleteGuarded(targets, {
+    ...options,
     cache: larder.cache,
     now: larder.now,
-    grace: options.grace,
-    ...(options.isFirstStep && { isFirstStep: true }),
     exclusively: (work) =>
       explainSqlite(larder.home.database, () =>
         writeTransaction(db, () => {
@@ -72,8 +71,6 @@ export async function sweep(
       ),
     wanted: wanted ?? ((file) => explainSqlite(larder.home.database, () => wants.reason(file))),
     ...(!wanted && { lookAhead: (file: CacheFile) => wants.lookAhead(file) }),
-    ...(options.stopped && { stopped: options.stopped }),
-    ...(options.progress && { progress: options.progress }),
   });
 }
 
