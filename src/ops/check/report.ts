@@ -3,7 +3,6 @@ import { scanCache } from "../../cache/scan.ts";
 import { type Code, unlessInterrupted } from "../../error.ts";
 import type { Home } from "../../home.ts";
 import { type Larder, openEmpty, openToRead, openToWrite, withLarder } from "../../larder.ts";
-import type { Progress } from "./artifacts.ts";
 import { type CheckOptions, check, identify, unopenable } from "./check.ts";
 import { type Mend, type Problem, problem, REMEDIES, refused } from "./problem.ts";
 import { type Outcome, repair } from "./repair.ts";
@@ -27,15 +26,10 @@ export interface CheckReport {
   failure: Code | null;
 }
 
-export interface Examination {
-  deep: boolean;
+/** What a repair has not come to where it is stopped is left. */
+export interface Examination extends CheckOptions {
   mends: boolean;
   dryRun: boolean;
-  /** Milliseconds. */
-  grace: number;
-  progress?: Progress;
-  /** Whether to stop between two items; what a repair has not come to then is left. */
-  stopped?: () => boolean;
 }
 
 /**
@@ -43,12 +37,9 @@ export interface Examination {
  * cannot be opened for damage is a report with that one problem. Throws `interrupted` where it is stopped before it has
  * looked at everything; what a repair has mended by then is reported.
  */
-export async function examine(
-  home: Home,
-  { deep, mends, dryRun, grace, progress, stopped }: Examination,
-): Promise<CheckReport> {
+export async function examine(home: Home, options: Examination): Promise<CheckReport> {
+  const { deep, mends, dryRun } = options;
   const head = { database: home.database, cache: home.cache, deep, dry_run: dryRun };
-  const options = { deep, grace, ...(progress && { progress }), ...(stopped && { stopped }) };
   try {
     const reader = openToRead(home);
     if (!reader) return { ...head, ...describe(await checkLost(home, options), "possible") };
