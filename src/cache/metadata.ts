@@ -3,16 +3,10 @@ import { isSystemError } from "../error.ts";
 import { FolderWatch } from "../host/watch.ts";
 import type { Digest } from "../oci/digest.ts";
 import { type ImageMetadata, parseMetadata } from "../oci/metadata.ts";
-import { cacheKey } from "../oci/reference.ts";
 import { isYoung, measure, namesIn, readHead, readRegular } from "./file.ts";
 import { type CachePaths, isLock } from "./paths.ts";
 
-/** The metadata that the cache holds for a reference, or undefined; throws `invalid` for a file msb would ignore. */
-export function readMetadata(cache: CachePaths, reference: string): ImageMetadata | undefined {
-  return readMetadataFile(cache.metadata(cacheKey(reference)).path);
-}
-
-/** The same by path. */
+/** What a metadata file holds, or undefined where there is none; throws `invalid` for a file msb would ignore. */
 export function readMetadataFile(path: string): ImageMetadata | undefined {
   const text = readRegular(path);
   return text === undefined ? undefined : parseMetadata(text, path);

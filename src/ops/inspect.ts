@@ -1,5 +1,5 @@
 import { measure } from "../cache/file.ts";
-import { readMetadata } from "../cache/metadata.ts";
+import { readMetadataFile } from "../cache/metadata.ts";
 import { findConfig } from "../db/configs.ts";
 import type { ImageRow } from "../db/images.ts";
 import { type LayerRow, listLayers } from "../db/layers.ts";
@@ -7,7 +7,7 @@ import { readTransaction } from "../db/write.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import type { ImageMetadata } from "../oci/metadata.ts";
-import { isReference } from "../oci/reference.ts";
+import { cacheKey, isReference } from "../oci/reference.ts";
 import { findOne, type Handle, readKnownPins, toHandle } from "./images.ts";
 
 /** A handle with its config and its layers, bottom to top. */
@@ -66,7 +66,7 @@ export function inspect(larder: Larder, reference: string): Detail {
 function findMetadata(larder: Larder, row: ImageRow): ImageMetadata | undefined {
   if (row.reference === null || !isReference(row.reference)) return undefined;
   try {
-    const metadata = readMetadata(larder.cache, row.reference);
+    const metadata = readMetadataFile(larder.cache.metadata(cacheKey(row.reference)).path);
     return metadata?.manifest_digest === row.digest ? metadata : undefined;
   } catch {
     return undefined;
