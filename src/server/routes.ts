@@ -4,7 +4,7 @@ import type { Home } from "../home.ts";
 import { parseFilters } from "../input/filter.ts";
 import { parsePolicy } from "../input/policy.ts";
 import { parseDuration } from "../input/units.ts";
-import { closeLarder, openToRead } from "../larder.ts";
+import { closeLarder, type Larder, openToRead } from "../larder.ts";
 import type { CheckReport } from "../ops/check/report.ts";
 import type { DfReport } from "../ops/df.ts";
 import type { GcReport } from "../ops/gc.ts";
@@ -99,12 +99,7 @@ export const ROUTES: Route[] = [
     answer: schemas.HandleSchema,
     isCatalogue: () => true,
     problems: [404],
-    handle: ({ catalogue }, { reference }) => ({
-      json: catalogue.use((larder) => {
-        if (!larder) throw notFound(reference);
-        return get(larder, reference);
-      }),
-    }),
+    handle: lookUp(get),
   },
   {
     method: "GET",
@@ -113,12 +108,7 @@ export const ROUTES: Route[] = [
     query: schemas.NamedQuery,
     answer: schemas.DetailSchema,
     problems: [404],
-    handle: ({ catalogue }, { reference }) => ({
-      json: catalogue.use((larder) => {
-        if (!larder) throw notFound(reference);
-        return inspect(larder, reference);
-      }),
-    }),
+    handle: lookUp(inspect),
   },
   {
     method: "PUT",
@@ -236,6 +226,15 @@ function requireWrites({ allowWrites }: Services): void {
 
 function graceOf(text: string | undefined): number {
   return text === undefined ? DEFAULT_GRACE_MS : parseDuration(text);
+}
+
+function lookUp(look: (larder: Larder, reference: string) => unknown): Handler {
+  return ({ catalogue }, { reference }) => ({
+    json: catalogue.use((larder) => {
+      if (!larder) throw notFound(reference);
+      return look(larder, reference);
+    }),
+  });
 }
 
 type ListAsked = v.InferOutput<typeof schemas.ListQuery>;
