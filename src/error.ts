@@ -16,6 +16,7 @@ const EXIT_CODES = {
 } as const;
 
 export type Code = keyof typeof EXIT_CODES;
+export const CODES = Object.keys(EXIT_CODES) as Code[];
 
 /** The one error type: a code for programs, a sentence for people, and what lay underneath. */
 export class LarderError extends Error {

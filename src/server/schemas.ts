@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { CODES } from "../error.ts";
 import type { Digest } from "../oci/digest.ts";
 import { PROBLEM_CODES } from "../ops/check/problem.ts";
 import type { CheckReport } from "../ops/check/report.ts";
@@ -116,19 +117,7 @@ const disk = {
   failed: left,
   bytes_reclaimed: integer,
 };
-const code = v.picklist([
-  "failed",
-  "invalid",
-  "ambiguous",
-  "usage",
-  "not_found",
-  "in_use",
-  "damaged",
-  "unaccounted",
-  "unreachable",
-  "busy",
-  "interrupted",
-]);
+const code = v.picklist(CODES);
 
 export const RemoveSchema = describes<RemoveReport>()(
   v.object({
