@@ -25,17 +25,19 @@ export type Folder = (typeof FOLDERS)[number];
 const JOINED = ["layers", "fsmeta"] as const;
 
 /** What a file in the cache is. `blob` is a layer as downloaded, `staging` is scratch, `foreign` is not msb's. */
-export type Kind =
-  | "metadata"
-  | "vmdk"
-  | "fsmeta"
-  | "flat_ref"
-  | "flat_blob"
-  | "layer"
-  | "blob"
-  | "staging"
-  | "foreign"
-  | "lock";
+export const KINDS = [
+  "metadata",
+  "vmdk",
+  "fsmeta",
+  "flat_ref",
+  "flat_blob",
+  "layer",
+  "blob",
+  "staging",
+  "foreign",
+  "lock",
+] as const;
+export type Kind = (typeof KINDS)[number];
 
 /** A file of the cache by its name alone. */
 export interface CacheFile {

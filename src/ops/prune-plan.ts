@@ -60,20 +60,22 @@ export interface PruneDisk {
   freeBytes: number;
 }
 
-export type Cause =
-  | "pinned"
-  | "keep"
-  | "min-age"
-  | "locked"
-  | "no-rule"
-  | "within-budget"
-  | "unused"
-  | "older-than"
-  | "keep-last"
-  | "untagged"
-  | "budget"
-  | "unaccounted"
-  | "changed";
+export const CAUSES = [
+  "pinned",
+  "keep",
+  "min-age",
+  "locked",
+  "no-rule",
+  "within-budget",
+  "unused",
+  "older-than",
+  "keep-last",
+  "untagged",
+  "budget",
+  "unaccounted",
+  "changed",
+] as const;
+export type Cause = (typeof CAUSES)[number];
 
 /** What becomes of one name of an image, or of an untagged manifest, and why. */
 export interface Decision {

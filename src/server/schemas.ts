@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { KINDS } from "../cache/paths.ts";
 import { CODES } from "../error.ts";
 import type { Digest } from "../oci/digest.ts";
 import { PROBLEM_CODES } from "../ops/check/problem.ts";
@@ -9,6 +10,7 @@ import type { Handle } from "../ops/images.ts";
 import type { Detail } from "../ops/inspect.ts";
 import type { Persisted } from "../ops/persist.ts";
 import type { PruneReport } from "../ops/prune.ts";
+import { CAUSES } from "../ops/prune-plan.ts";
 import type { RemoveReport } from "../ops/remove.ts";
 import { HTTP_CODES } from "./problem.ts";
 
@@ -95,18 +97,7 @@ export const BatchSchema = v.object({
   refused: v.array(v.object({ line: integer, message: v.string() })),
 });
 
-const kind = v.picklist([
-  "metadata",
-  "vmdk",
-  "fsmeta",
-  "flat_ref",
-  "flat_blob",
-  "layer",
-  "blob",
-  "staging",
-  "foreign",
-  "lock",
-]);
+const kind = v.picklist(KINDS);
 const left = v.array(v.object({ kind, path: v.string(), reason: v.string() }));
 const disk = {
   database: v.string(),
@@ -140,21 +131,7 @@ const collected = {
 };
 export const GcSchema = describes<GcReport>()(v.object({ ...collected, ...disk }));
 
-const cause = v.picklist([
-  "pinned",
-  "keep",
-  "min-age",
-  "locked",
-  "no-rule",
-  "within-budget",
-  "unused",
-  "older-than",
-  "keep-last",
-  "untagged",
-  "budget",
-  "unaccounted",
-  "changed",
-]);
+const cause = v.picklist(CAUSES);
 export const PruneSchema = describes<PruneReport>()(
   v.object({
     decisions: v.array(
