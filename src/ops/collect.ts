@@ -226,7 +226,6 @@ export async function collectRows(
   { stopped, grace }: SweepOptions,
 ): Promise<CollectedRows> {
   const { db } = larder;
-  const rows: CollectedRows = { references: [], manifests: [], layers: [], spared: [] };
   if (plan.leaving.length + plan.layerRows.length > 0) {
     refuseUndeletable(larder, plan.owned, grace);
     addIndexes(db);
@@ -235,7 +234,7 @@ export async function collectRows(
   // What a statement needs to undo itself is a half of all that a delete writes, and would go to a temporary file.
   db.run("PRAGMA temp_store = MEMORY");
   const { leaving, spared } = withoutImmutable(plan);
-  rows.spared.push(...spared);
+  const rows: CollectedRows = { references: [], manifests: [], layers: [], spared };
   const manifests = new BatchSize(FIRST_MANIFESTS, MOST_ROWS);
   try {
     const collect = (batch: Leaving[]) => collectBatch(larder, batch, pins);
