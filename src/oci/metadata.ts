@@ -88,10 +88,6 @@ function writePath(path: { key?: unknown }[] | undefined): string {
     .join("");
 }
 
-interface Source {
-  source?: string;
-}
-
 /**
  * JSON with every `size_bytes` as the integer that was written, or the raw number where it is none. Throws `invalid` for
  * what is no JSON, and for half a surrogate pair, which no UTF-8 text can have, and msb refuses.
@@ -108,7 +104,7 @@ export function parseJson(text: string, source: string): unknown {
 // behind an escape. Hardly any document has one, and to be told each value's text makes parsing several times slower.
 const UNUSUAL = /\\u|"size_bytes"\s*:(?!\s*(?:null|(?:0|[1-9]\d{0,14})\s*[,}]))/;
 
-function exactValue(key: string, value: unknown, context?: Source): unknown {
+function exactValue(key: string, value: unknown, context?: { source?: string }): unknown {
   for (const part of [key, value])
     if (typeof part === "string" && !part.isWellFormed()) throw new SyntaxError("half a surrogate pair");
   return key === "size_bytes" && typeof value === "number" && /^-?\d+$/.test(context?.source ?? "")
