@@ -112,7 +112,7 @@ export class CachePaths {
     return { kind: "metadata", path: this.at("manifests", metadataName(key)), key, lock: this.metadataLock(key) };
   }
 
-  layer(diffId: Digest): CacheFile & { digest: Digest } {
+  layer(diffId: Digest): CacheFile & { digest: Digest; lock: string } {
     return {
       kind: "layer",
       path: this.at("layers", erofsName(diffId)),
@@ -121,7 +121,7 @@ export class CachePaths {
     };
   }
 
-  fsmeta(manifest: Digest): CacheFile & { digest: Digest } {
+  fsmeta(manifest: Digest): CacheFile & { digest: Digest; lock: string } {
     return {
       kind: "fsmeta",
       path: this.at("fsmeta", erofsName(manifest)),
@@ -130,7 +130,7 @@ export class CachePaths {
     };
   }
 
-  vmdk(manifest: Digest): CacheFile & { digest: Digest } {
+  vmdk(manifest: Digest): CacheFile & { digest: Digest; lock: string } {
     return {
       kind: "vmdk",
       path: this.at("vmdk", vmdkName(manifest)),

@@ -195,8 +195,8 @@ function findHeldFile(
   const metadata = canonicals.flatMap((canonical) =>
     canonical === null ? [] : cache.metadata(canonicalKey(canonical)),
   );
-  const layers = manifest.layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).lock! : []));
-  const fsmeta = isDigest(manifest.digest) ? [cache.fsmeta(manifest.digest).lock!] : [];
+  const layers = manifest.layers.flatMap(({ diffId }) => (isDigest(diffId) ? cache.layer(diffId).lock : []));
+  const fsmeta = isDigest(manifest.digest) ? [cache.fsmeta(manifest.digest).lock] : [];
   const held = [...metadata.map(({ lock }) => lock), ...fsmeta, ...layers].find(mayBeLocked);
   if (held !== undefined || !isLoading) return held;
   return metadata.find(({ path }) => isYoung(measure(path)?.mtimeMs ?? 0, now, grace))?.path;
