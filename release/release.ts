@@ -54,9 +54,7 @@ async function fillFolder(folder: string, date: string): Promise<void> {
   }
   writeFileSync(`${folder}/LICENSES.md`, licences());
   cpSync(`${ROOT}release/host`, `${folder}/host`, { recursive: true });
-  for (const name of ["README.md", "CHANGELOG.md", "LICENSE"]) {
-    if (existsSync(ROOT + name)) cpSync(ROOT + name, `${folder}/${name}`);
-  }
+  for (const name of ["README.md", "CHANGELOG.md", "LICENSE"]) cpSync(ROOT + name, `${folder}/${name}`);
 }
 
 function licences(): string {
