@@ -25,10 +25,14 @@ export class FileLock {
 
   /** Takes the lock of a file or folder that is there, without waiting; undefined where it is held. */
   static takeExisting(path: string): FileLock | undefined {
-    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    if (tryFlock(fd, LOCK_EX)) return new FileLock(fd);
-    closeSync(fd);
-    return undefined;
+    const lock = new FileLock(openSync(path, constants.O_RDONLY | constants.O_NONBLOCK));
+    let isTaken = false;
+    try {
+      isTaken = tryFlock(lock.fd, LOCK_EX);
+      return isTaken ? lock : undefined;
+    } finally {
+      if (!isTaken) lock.release();
+    }
   }
 
   /**

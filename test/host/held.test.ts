@@ -49,6 +49,19 @@ describe("namesHeldBeside", () => {
     for (const lock of held) lock?.release();
   });
 
+  test("leaves nothing open where no lock can be taken", () => {
+    using folder = new TemporaryFolder();
+    const module = fileURLToPath(new URL("../../src/host/held.ts", import.meta.url));
+    const ask = `const { namesHeldBeside } = require("${module}");
+      console.log(namesHeldBeside("${folder.path}"));
+      console.log(require("fs").readdirSync("/proc/self/fd").some((fd) => {
+        try { return require("fs").readlinkSync("/proc/self/fd/" + fd) === "${folder.path}" } catch {}
+      }))`;
+    // The C library is called by way of a compiler.
+    const { stdout } = Bun.spawnSync([process.execPath, "-e", ask], { env: { ...process.env, BUN_JSC_useJIT: "0" } });
+    expect(stdout.toString()).toBe("undefined\nfalse\n");
+  });
+
   const masked = "cannot tell where the list is hidden";
   test.skipIf(process.getuid?.() !== 0 || !CAN_TELL)(masked, async () => {
     using folder = new TemporaryFolder();
