@@ -7,8 +7,8 @@ const COMPARED = ["image_ref", "manifest", "sandbox", "sandbox_rootfs", "snapsho
 
 /**
  * Throws `damaged` where pages of the database file are damaged, or an index says other than its table does, of what is
- * named and what is pinned. For what deletes files; it reads all of the database, 0.1 s at 20,000 images of 12 layers, and
- * keeps no writer waiting.
+ * named and what is pinned, or ids are too large. For what deletes files; it reads all of the database, 0.1 s at 20,000
+ * images of 12 layers, and keeps no writer waiting.
  *
  * To compare the rows of `layer` and `manifest_layer` with their indexes would take three times as long as all the rest, so
  * of those only pages and counts are looked at. An index of theirs may then say other than its table does: who needs a
@@ -18,6 +18,23 @@ const COMPARED = ["image_ref", "manifest", "sandbox", "sandbox_rootfs", "snapsho
 export function refuseDamage(db: Database, path: string): void {
   refuseUnlessOk(db, path, "quick_check(1)");
   for (const table of COMPARED) refuseUnlessOk(db, path, `integrity_check(${table})`);
+  const inexact = findInexactIds(db);
+  if (inexact !== undefined) refuse(path, inexact);
+}
+
+/** Where rows are that larder would take for others, or undefined: as numbers, ids beyond 2^53 are not exact. */
+export function findInexactIds(db: Database): string | undefined {
+  const found = db
+    .query<{ name: string }, []>(
+      `SELECT 'manifest' AS name FROM manifest WHERE id > 9007199254740991 OR id < -9007199254740991
+       UNION ALL
+       SELECT 'image_ref' FROM image_ref WHERE id > 9007199254740991 OR id < -9007199254740991
+       UNION ALL
+       SELECT 'layer' FROM layer WHERE id > 9007199254740991 OR id < -9007199254740991
+       LIMIT 1`,
+    )
+    .get();
+  return found ? `table ${found.name} has row ids beyond 2^53` : undefined;
 }
 
 function refuseUnlessOk(db: Database, path: string, check: string): void {

@@ -1,7 +1,7 @@
 import type { Database } from "bun:sqlite";
 import { isDigest } from "../oci/digest.ts";
 import type { LayerMetadata } from "../oci/metadata.ts";
-import { type Row, RowReader } from "./row.ts";
+import { exactId, type Row, RowReader } from "./row.ts";
 import { type Timestamp, writeTimestamp } from "./timestamp.ts";
 
 //   layer ── diff_id           unique: the layer's identity
@@ -87,7 +87,7 @@ export function upsertLayer(
        ON CONFLICT (diff_id) DO NOTHING`,
     )
     .run(layer.diff_id, layer.digest, layer.media_type, size === null ? null : saturate(size), erofsSize ?? null, time);
-  if (inserted.changes > 0) return Number(inserted.lastInsertRowid);
+  if (inserted.changes > 0) return exactId(inserted.lastInsertRowid);
   const { id } = db
     .query<{ id: bigint }, [string, number | null, string, boolean]>(
       `UPDATE layer
@@ -97,7 +97,7 @@ export function upsertLayer(
        RETURNING id`,
     )
     .get(layer.diff_id, erofsSize ?? null, time, isUse)!;
-  return Number(id);
+  return exactId(id);
 }
 
 /**

@@ -1,5 +1,6 @@
 import type { Database } from "bun:sqlite";
 import type { Platform } from "../oci/metadata.ts";
+import { exactId } from "./row.ts";
 import { writeTimestamp } from "./timestamp.ts";
 
 //   manifest ── digest            unique
@@ -67,7 +68,7 @@ export function upsertManifest(
         fields.totalSizeBytes,
         writeTimestamp(now),
       )!;
-    return Number(id);
+    return exactId(id);
   }
   const { architecture, os, variant } = platform ?? stored;
   const unchanged =
@@ -89,7 +90,7 @@ export function upsertManifest(
        WHERE id = ?`,
     ).run(fields.configDigest, architecture, os, variant, fields.layerCount, fields.totalSizeBytes, stored.id);
   }
-  return Number(stored.id);
+  return exactId(stored.id);
 }
 
 /** Whether a manifest with this digest is on record. */

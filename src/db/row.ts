@@ -1,3 +1,4 @@
+import { LarderError } from "../error.ts";
 import { parseTimestamp, type Timestamp } from "./timestamp.ts";
 
 /** A row as SQLite returned it. Any column may hold any type: the schema is not strict, and other tools write too. */
@@ -55,6 +56,13 @@ export class RowReader {
     this.damage.push(`${column} ${why}`);
     return null;
   }
+}
+
+/** A row id as a number; throws `damaged` for one that would become another row's. */
+export function exactId(id: number | bigint): number {
+  const number = Number(id);
+  if (Number.isSafeInteger(number)) return number;
+  throw new LarderError("damaged", "the database has row ids beyond 2^53 (restore it from a backup)");
 }
 
 /** Whether `value` is an array of strings. */

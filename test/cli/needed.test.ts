@@ -101,6 +101,45 @@ describe("an image that lacks a row of a layer", () => {
   });
 });
 
+describe("a row whose id is no safe integer", () => {
+  // As JavaScript's numbers, the second and the first are one.
+  const shift = (table: string, column: string) =>
+    `UPDATE ${table} SET ${column} = ${column} + ${Number.MAX_SAFE_INTEGER} WHERE ${column} IS NOT NULL`;
+
+  test.each([
+    [
+      "a manifest",
+      [["manifest", "id"], ...["config", "manifest_layer", "image_ref"].map((table) => [table, "manifest_id"])],
+    ],
+    ["a reference", [["image_ref", "id"]]],
+    [
+      "a layer",
+      [
+        ["layer", "id"],
+        ["manifest_layer", "layer_id"],
+      ],
+    ],
+  ])("is not taken for another, be it of %s", async (_, columns) => {
+    using store = await makePair();
+    store.sandbox("web", JSON.stringify({ manifest_digest: digestOf("one") }));
+    lose(store, ...columns.map(([table, column]) => shift(table!, column!)));
+    expect(store.unsound()).toEqual([]);
+    const [rows, files] = [store.rows(), store.files()];
+    for (const args of [["rm", TWO], ["rm", "-n", TWO], ["gc"], ["prune", "--unused", "--min-age", "0s"]]) {
+      const { code, stderr } = await larder(store.path, ...args);
+      expect([args, code]).toEqual([args, 5]);
+      expect(stderr).toContain("beyond 2^53");
+    }
+    // The row of a reference it finds by its text.
+    const { code: persisted } = await larder(store.path, "persist", TWO);
+    expect(persisted).toBe(columns[0]![0] === "image_ref" ? 0 : 5);
+    const { code, stdout } = await larder(store.path, "check", "--repair");
+    expect([code, stdout.match(/^damage .*/gm)?.length]).toEqual([5, 1]);
+    expect(stdout).toContain("beyond 2^53");
+    expect([store.rows(), store.files()]).toEqual([rows, files]);
+  });
+});
+
 describe("an image that has a layer by a diff ID that is no digest", () => {
   const spoil = (id: string) => `UPDATE layer SET diff_id = ${id} WHERE diff_id = '${digestOf("base")}'`;
 

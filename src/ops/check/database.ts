@@ -1,12 +1,15 @@
 import type { Database } from "bun:sqlite";
+import { findInexactIds } from "../../db/integrity.ts";
 import { migrationHistory } from "../../db/open.ts";
 import { type Problem, problem } from "./problem.ts";
 
-/** What SQLite itself finds: a damaged file, rows whose parent is gone, a history that msb would not accept. */
+/** What SQLite itself finds: a damaged file, ids too large, rows whose parent is gone, a history that msb would not accept. */
 export function* checkDatabase(db: Database): Generator<Problem> {
-  for (const { integrity_check } of db.query<{ integrity_check: string }, []>("PRAGMA integrity_check").all()) {
-    if (integrity_check !== "ok") yield problem("database-corrupt", "database", integrity_check);
-  }
+  const found = db.query<{ integrity_check: string }, []>("PRAGMA integrity_check").all();
+  const damage = found.filter(({ integrity_check }) => integrity_check !== "ok");
+  for (const { integrity_check } of damage) yield problem("database-corrupt", "database", integrity_check);
+  const inexact = damage.length === 0 ? findInexactIds(db) : undefined;
+  if (inexact !== undefined) yield problem("database-corrupt", "database", inexact);
   const orphans = db
     .query<{ table: string; rowid: bigint | null; parent: string }, []>("PRAGMA foreign_key_check")
     .all();
