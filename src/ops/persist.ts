@@ -95,8 +95,7 @@ export function* persistEach<E extends Entry>(
     yield* entries.map((entry, i): [E, Persisted] => [entry, persisted[i]!]);
   } catch (error) {
     if (!isRefused(error)) throw error;
-    const [entry, ...others] = entries as [E, ...E[]];
-    if (others.length === 0) yield [entry, error];
+    if (entries.length === 1) yield [entries[0]!, error];
     else for (const each of entries) yield* persistEach(larder, [each]);
   }
 }
