@@ -17,7 +17,9 @@ type Value<F extends Flag> = F extends { type: "boolean" }
   ? boolean
   : F extends { multiple: true }
     ? string[]
-    : string | undefined;
+    : F extends { type: "enum"; options: readonly (infer O)[] }
+      ? O | undefined
+      : string | undefined;
 
 /** The values of a command's flags, by the names that it declared. */
 export type Values<F extends Flags> = {

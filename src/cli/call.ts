@@ -1,7 +1,7 @@
 import { LarderError } from "../error.ts";
 import { resolveHome } from "../home.ts";
 import type { Flags, Values } from "./arguments.ts";
-import type { Call, Command, Format, GLOBAL_FLAGS } from "./command.ts";
+import type { Call, Command, GLOBAL_FLAGS } from "./command.ts";
 
 /** Makes the call of a parsed command; the home is looked for only when it is asked for. */
 export function makeCall(command: Command, values: Values<typeof GLOBAL_FLAGS>, operands: string[]): Call<Flags> {
@@ -9,7 +9,7 @@ export function makeCall(command: Command, values: Values<typeof GLOBAL_FLAGS>, 
   return {
     flags: values as unknown as Values<Flags>,
     operands,
-    format: (values.format as Format | undefined) ?? "table",
+    format: values.format ?? "table",
     home: () => resolveHome(values.home, process.env),
   };
 }

@@ -1,15 +1,6 @@
 import { asLarderError, exitCode, LarderError } from "../error.ts";
 import { parseArguments, type Values } from "./arguments.ts";
-import {
-  type Command,
-  type Format,
-  flagsOf,
-  type GLOBAL_FLAGS,
-  type Loader,
-  load,
-  loadAll,
-  ROOT_FLAGS,
-} from "./command.ts";
+import { type Command, flagsOf, type GLOBAL_FLAGS, type Loader, load, loadAll, ROOT_FLAGS } from "./command.ts";
 import { complain, emit, print, say, sayLines } from "./terminal.ts";
 import { describeBuild, NAME, VERSION } from "./version.ts";
 
@@ -67,7 +58,7 @@ function runServe(command: Command, argv: string[], at: number): Promise<number>
 
 async function runRoot(commands: Program["commands"], values: Values<typeof ROOT_FLAGS>): Promise<number> {
   if (values.version) {
-    await emit((values.format as Format | undefined) ?? "table", describeBuild(), () => `${NAME} ${VERSION}\n`);
+    await emit(values.format ?? "table", describeBuild(), () => `${NAME} ${VERSION}\n`);
     return 0;
   }
   const { helpOfRoot } = await import("./help.ts");

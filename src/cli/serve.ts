@@ -52,7 +52,7 @@ export default defineCommand({
       socketMode: parseMode(flags["socket-mode"] ?? "0660"),
       token: tokenFile === undefined ? undefined : readToken(tokenFile),
       hosts: flags["allow-host"],
-      logFormat: (flags["log-format"] as "text" | "json" | undefined) ?? "text",
+      logFormat: flags["log-format"] ?? "text",
       build: { version: VERSION, bun: Bun.version },
     });
     return 0;
