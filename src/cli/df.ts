@@ -4,7 +4,7 @@ import { type DfReport, df } from "../ops/df.ts";
 import { dfMetrics } from "../output/df-metrics.ts";
 import { toPrometheus } from "../output/prometheus.ts";
 import { renderTable } from "../output/table.ts";
-import { formatAge, formatSize } from "../output/units.ts";
+import { bar, formatAge, formatSize } from "../output/units.ts";
 import { defineCommand } from "./command.ts";
 import { emit, isTerminal, print, say, tableWidth } from "./terminal.ts";
 
@@ -51,7 +51,7 @@ function renderKinds({ kinds, total, file_system }: DfReport): string {
     formatSize(bytes),
     formatSize(allocated_bytes),
     formatSize(reclaimable_bytes),
-    ...(bars ? [bar(allocated_bytes, total.allocated_bytes)] : []),
+    ...(bars ? [bar(allocated_bytes, total.allocated_bytes, BAR)] : []),
   ];
   const columns = ["FILES", "LENGTH", "ON DISK", "RECLAIMABLE"].map((title) => ({ title, align: "right" as const }));
   const table = renderTable(
@@ -62,11 +62,6 @@ function renderKinds({ kinds, total, file_system }: DfReport): string {
   const { total_bytes, used_bytes, free_bytes } = file_system;
   const percent = total_bytes === 0 ? 0 : Math.round((100 * used_bytes) / total_bytes);
   return `${table}\nfile system  ${formatSize(total_bytes)}, ${formatSize(used_bytes)} used (${percent}%), ${formatSize(free_bytes)} free\n`;
-}
-
-function bar(part: number, whole: number): string {
-  const filled = whole === 0 ? 0 : Math.round((part / whole) * BAR);
-  return "█".repeat(filled) + "░".repeat(BAR - filled);
 }
 
 function renderImages({ images, attribution }: DfReport): string {

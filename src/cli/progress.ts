@@ -1,3 +1,4 @@
+import { bar } from "../output/units.ts";
 import { isTerminal, write } from "./terminal.ts";
 
 const WIDTH = 30;
@@ -18,15 +19,10 @@ export function progressBar(what: string): { show(done: number, total?: number):
       if (!isShown || performance.now() < next) return;
       next = performance.now() + REDRAW_MS;
       isDrawn = true;
-      write(`\r${what} ${total === undefined ? done : `${bar(done / (total || 1))} ${done}/${total}`}`);
+      write(`\r${what} ${total === undefined ? done : `${bar(done, total, WIDTH)} ${done}/${total}`}`);
     },
     end() {
       if (isDrawn) write("\r\u001b[K");
     },
   };
-}
-
-function bar(part: number): string {
-  const filled = Math.round(part * WIDTH);
-  return "█".repeat(filled) + "░".repeat(WIDTH - filled);
 }

@@ -24,6 +24,12 @@ export function count(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
+/** A part of a whole as a bar of so many characters. */
+export function bar(part: number, whole: number, width: number): string {
+  const filled = whole === 0 ? 0 : Math.round((part / whole) * width);
+  return "█".repeat(filled) + "░".repeat(width - filled);
+}
+
 /** How long ago a moment was, in one unit: `3 hours ago`. */
 export function formatAge(ms: number): string {
   const seconds = Math.floor(ms / 1000);
