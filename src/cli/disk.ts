@@ -34,9 +34,9 @@ export function sayNothing({ isMissing, home }: Larder, verb: string): void {
 }
 
 /** Says why only staging was swept, and returns the exit code for it. */
-export function sayUnaccounted({ unaccounted, dry_run }: { unaccounted: string; dry_run: boolean }): number {
+export function sayUnaccounted(unaccounted: string, isDry: boolean): number {
   complain(
-    `the catalogue does not account for its cache: ${unaccounted}. Nothing beyond tmp/ ${dry_run ? "would be" : "was"} swept`,
+    `the catalogue does not account for its cache: ${unaccounted}. Nothing beyond tmp/ ${isDry ? "would be" : "was"} swept`,
   );
   return exitCode("unaccounted");
 }

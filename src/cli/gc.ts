@@ -53,7 +53,7 @@ export default defineCommand({
 function sayOutcome(report: GcReport): number {
   sayUnsafe(report.unsafe);
   sayDisk(report);
-  if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
+  if (report.unaccounted !== null) return sayUnaccounted(report.unaccounted, report.dry_run);
   return report.failed.length > 0 ? 1 : 0;
 }
 

@@ -155,7 +155,7 @@ function sayOutcome(report: PruneReport): number {
   for (const { digest, reason } of report.spared) say(`kept ${digest}: ${reason}`);
   sayUnsafe(report.unsafe);
   sayDisk(report);
-  if (report.unaccounted !== null) return sayUnaccounted({ ...report, unaccounted: report.unaccounted });
+  if (report.unaccounted !== null) return sayUnaccounted(report.unaccounted, report.dry_run);
   if (report.target && report.target.missing > 0) {
     const { missing, left } = report.target;
     const stays = report.decisions.some(({ action }) => action === "keep")
