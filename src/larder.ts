@@ -49,10 +49,15 @@ export function openToWrite(home: Home): Larder | undefined {
  */
 export function openToPlan(home: Home): Larder | undefined {
   const larder = openToRead(home);
-  const why = larder && whyUnwritable(larder.db, home.database);
-  if (why === undefined) return larder;
-  closeLarder(larder!);
-  throw new LarderError("failed", why);
+  if (!larder) return undefined;
+  try {
+    const why = whyUnwritable(larder.db, home.database);
+    if (why === undefined) return larder;
+    throw new LarderError("failed", why);
+  } catch (error) {
+    closeLarder(larder);
+    throw asCatalogueError(home.database, error);
+  }
 }
 
 /** Opens a home to change, and makes home and catalogue where they are missing, under msb's migration lock. */

@@ -141,6 +141,24 @@ describe("a database that cannot be used", () => {
     expect(snapshot(home)).toEqual(before);
   });
 
+  test("is refused by a dry run as by what deletes, be its migration history what is damaged", async () => {
+    using folder = new TemporaryFolder();
+    makeHome(folder.path);
+    const bytes = readFileSync(databaseOf(folder.path));
+    using catalogue = Catalogue.open(folder.path);
+    const roots = catalogue.rows("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'seaql_migrations'");
+    for (const page of roots.map(({ rootpage }) => Number(rootpage))) bytes.fill(0x5a, (page - 1) * 4096, page * 4096);
+    mkdirSync(join(folder.path, "spoilt/db"), { recursive: true });
+    writeFileSync(databaseOf(join(folder.path, "spoilt")), bytes);
+    for (const command of [["rm", "image:1"], ["gc"], ["prune", "--unused"]]) {
+      for (const args of [command, [...command, "--dry-run"]]) {
+        const { code, stderr } = await refused(join(folder.path, "spoilt"), args);
+        expect([args, code]).toEqual([args, 5]);
+        expect(stderr).toContain("it is damaged (restore it from a backup)");
+      }
+    }
+  });
+
   test("because its home is a file is named in a sentence", async () => {
     using folder = new TemporaryFolder();
     const home = join(folder.path, "home");
