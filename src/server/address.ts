@@ -6,8 +6,8 @@ import type { Home } from "../home.ts";
 export type Address = { kind: "unix"; path: string } | { kind: "tcp"; host: string; port: number; isLoopback: boolean };
 
 /** Parses an address: `unix:/run/larder.sock`, `127.0.0.1:7878`, `[::1]:7878`; by default a socket in the home. */
-export function parseAddress(text: string | undefined, home: Home): Address {
-  if (text === undefined) return { kind: "unix", path: join(home.root, "run", "larder.sock") };
+export function parseAddress(asked: string | undefined, home: Home): Address {
+  const text = asked ?? `unix:${join(home.root, "run", "larder.sock")}`;
   if (text.startsWith("unix:")) return parseUnix(text, text.slice("unix:".length));
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);

@@ -124,6 +124,15 @@ describe("the socket", () => {
     expect(await Bun.file(path).text()).toBe("data");
   });
 
+  test("whose path is too long to connect to is refused in the home, too", async () => {
+    using folder = new TemporaryFolder();
+    const home = join(folder.path, "x".repeat(100));
+    const { code, stderr } = await run(["--serve", "--home", home], { under: ["timeout", "10"] });
+    expect(code).toBe(2);
+    expect(stderr).toContain(`the socket's path is too long: "${join(home, "run/larder.sock")}"`);
+    expect(existsSync(home)).toBe(false);
+  });
+
   test.each([
     ["unix:relative", "the socket's path must be absolute"],
     [`unix:/${"x".repeat(120)}`, "the socket's path is too long"],
