@@ -19,47 +19,16 @@ import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
 
 // The tables and columns that larder reads or writes. They hold through all of msb's 27 migrations (interop §2), so
 // a database is known by them, and never by its version or the text of its schema.
-const SHAPE: Record<string, string[]> = {
-  manifest: [
-    "id",
-    "digest",
-    "media_type",
-    "config_digest",
-    "architecture",
-    "os",
-    "variant",
-    "layer_count",
-    "total_size_bytes",
-    "created_at",
-  ],
-  image_ref: ["id", "reference", "manifest_id", "created_at", "updated_at"],
-  config: [
-    "id",
-    "manifest_id",
-    "digest",
-    "env",
-    "cmd",
-    "entrypoint",
-    "working_dir",
-    "user",
-    "labels",
-    "stop_signal",
-    "created_at",
-  ],
-  layer: [
-    "id",
-    "diff_id",
-    "blob_digest",
-    "media_type",
-    "compressed_size_bytes",
-    "erofs_size_bytes",
-    "created_at",
-    "last_used_at",
-  ],
-  manifest_layer: ["id", "manifest_id", "layer_id", "position"],
-  sandbox: ["id", "name", "config"],
-  sandbox_rootfs: ["sandbox_id", "manifest_id"],
-  snapshot_index: ["name", "digest", "image_manifest_digest"],
+const SHAPE: Record<string, string> = {
+  manifest:
+    "id, digest, media_type, config_digest, architecture, os, variant, layer_count, total_size_bytes, created_at",
+  image_ref: "id, reference, manifest_id, created_at, updated_at",
+  config: "id, manifest_id, digest, env, cmd, entrypoint, working_dir, user, labels, stop_signal, created_at",
+  layer: "id, diff_id, blob_digest, media_type, compressed_size_bytes, erofs_size_bytes, created_at, last_used_at",
+  manifest_layer: "id, manifest_id, layer_id, position",
+  sandbox: "id, name, config",
+  sandbox_rootfs: "sandbox_id, manifest_id",
+  snapshot_index: "name, digest, image_manifest_digest",
 };
 
 // larder's own, and the columns that they are on.
@@ -297,7 +266,9 @@ function hasShape(db: Database, path: string): boolean {
     .all()
     .map(({ name }) => name);
   if (present.length === 0) return refuseLost(path);
-  const wanted = Object.entries(SHAPE).flatMap(([table, columns]) => columns.map((column) => `${table}.${column}`));
+  const wanted = Object.entries(SHAPE).flatMap(([table, columns]) =>
+    columns.split(", ").map((column) => `${table}.${column}`),
+  );
   const missing = wanted.find((name) => !present.includes(name));
   if (missing === undefined) return true;
   throw new LarderError(
@@ -313,9 +284,9 @@ function areTables(db: Database): boolean {
 }
 
 // Only compiled, never run: a tenth of the time that listing every table's columns takes, and nearly always enough.
-function canSelect(db: Database, table: string, columns: string[]): boolean {
+function canSelect(db: Database, table: string, columns: string): boolean {
   try {
-    db.prepare(`SELECT ${columns.join(", ")} FROM ${table}`).finalize();
+    db.prepare(`SELECT ${columns} FROM ${table}`).finalize();
     return true;
   } catch (error) {
     if (error instanceof SQLiteError && error.code === "SQLITE_ERROR") return false;
