@@ -1,6 +1,6 @@
 import { refuseDamage } from "../db/integrity.ts";
 import { openForReading } from "../db/open.ts";
-import { explainSqlite } from "../db/write.ts";
+import { explainSqlite, readTransaction } from "../db/write.ts";
 import { asLarderError, type Failure, LarderError, toFailure } from "../error.ts";
 
 // The check of a large database, beside the thread that plans. It answers null where nothing is damaged.
@@ -14,7 +14,7 @@ function check(database: string): Failure | null {
     // Closed before the answer: the other thread's connection is then the last, and folds the WAL into the database.
     using db = openForReading(database);
     if (!db) throw new LarderError("failed", `the database "${database}" is gone`);
-    explainSqlite(database, () => refuseDamage(db, database));
+    explainSqlite(database, () => readTransaction(db, () => refuseDamage(db, database)));
     return null;
   } catch (error) {
     return toFailure(asLarderError(error));

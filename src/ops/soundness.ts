@@ -1,5 +1,6 @@
 import { statSync } from "node:fs";
 import { refuseDamage } from "../db/integrity.ts";
+import { readTransaction } from "../db/write.ts";
 import { entry } from "../entry.ts";
 import { type Failure, fromFailure } from "../error.ts";
 import type { Larder } from "../larder.ts";
@@ -16,7 +17,7 @@ const WORKER = entry("ops/soundness-worker");
 export async function whileChecked<T>({ db, home }: Larder, work: () => T, script = WORKER): Promise<T> {
   const { database } = home;
   using thread = isWorthThread(database) ? startThread(script) : undefined;
-  const check = thread ? checkInThread(thread.worker, database) : refuseDamage(db, database);
+  const check = thread ? checkInThread(thread.worker, database) : readTransaction(db, () => refuseDamage(db, database));
   try {
     return work();
   } finally {
