@@ -212,6 +212,69 @@ describe("an artifact that larder removes as invalid", () => {
   });
 });
 
+describe("what check advises", () => {
+  const [spec, flat] = [PULLED[0]!, PULLED[1]!];
+  const { manifest } = build(spec);
+  const metadata = (home: string, reference: string) =>
+    join(home, "cache", "manifests", `${new Bun.CryptoHasher("sha256").update(reference).digest("hex")}.json`);
+  const disk = (home: string) => join(home, "cache", "vmdk", `${stem(manifest.digest)}.vmdk`);
+  const blob = (home: string) => {
+    const folder = join(home, "cache", "flat", "blobs");
+    return join(folder, readdirSync(folder)[0]!);
+  };
+  const change = (path: string, from: RegExp | string, to: string) =>
+    writeFileSync(path, readFileSync(path, "latin1").replace(from, to), "latin1");
+  const withoutMetadata = (statement: string) => (home: string, reference: string) => {
+    sql(home, statement);
+    rmSync(metadata(home, reference));
+  };
+
+  test.each<[code: string, spec: ImageSpec, damage: (home: string, reference: string) => void]>([
+    ["json-unreadable", spec, withoutMetadata("UPDATE config SET env = '{'")],
+    ["config-missing", spec, withoutMetadata("DELETE FROM config")],
+    ["layers-missing", spec, withoutMetadata("DELETE FROM manifest_layer")],
+    ["layer-count-mismatch", spec, withoutMetadata("UPDATE manifest SET layer_count = 7")],
+    ["position-gap", spec, withoutMetadata("UPDATE manifest_layer SET position = position + 5")],
+    ["column-unreadable", spec, withoutMetadata("UPDATE manifest SET total_size_bytes = 'x'")],
+    ["erofs-size-mismatch", spec, (home) => sql(home, "UPDATE layer SET erofs_size_bytes = 7")],
+    [
+      "raw-digest-mismatch",
+      spec,
+      (home, reference) => change(metadata(home, reference), /"raw_config_json":"/, '"raw_config_json":" '),
+    ],
+    ["vmdk-extent-missing", spec, (home) => change(disk(home), /\w{6}\.erofs/, "ffffff.erofs")],
+    ["vmdk-incomplete", spec, (home) => change(disk(home), /RW .*layers.*\n/, "")],
+    ["vmdk-mislocated", spec, (home) => change(disk(home), /\/cache\/layers\//, "/elsewhere/layers/")],
+    [
+      "artifact-truncated",
+      spec,
+      (home) => {
+        const path = artifact(home, "layers", build(spec).layers[0]!.diffId);
+        truncateSync(path, statSync(path).size - 4096);
+      },
+    ],
+    ["artifact-missing", flat, (home) => rmSync(blob(home))],
+    ["flat-blob-size", flat, (home) => truncateSync(blob(home), 4096)],
+    ["flat-blob-digest", flat, (home) => change(blob(home), /^\0{4}/, "XXXX")],
+  ])("against %s helps, done as it is written", async (code, spec, damage) => {
+    using folder = new TemporaryFolder();
+    const reference = `${registry.host}/${spec.tags[0]}`;
+    await pull(folder.path, reference, ...(spec === flat ? ["--materialize", "flat"] : []));
+    // Has what the others share.
+    await pull(folder.path, `${registry.host}/both:1`);
+    await larderJson(folder.path, ["check", "--repair"]);
+    damage(folder.path, reference);
+    const { problems } = await larderJson(folder.path, ["check", "--deep", "--grace", "0s"], 5);
+    const { advice } = problems.find((problem: Described) => problem.code === code);
+    if (advice.includes("remove the file")) rmSync(blob(folder.path));
+    const flags = [...(advice.matchAll(/--force|--materialize flat/g) as Iterable<[string]>)];
+    if (advice.includes("pull")) await pull(folder.path, reference, ...flags.flatMap(([flag]) => flag.split(" ")));
+    if (advice.includes("--repair")) await larder(folder.path, "check", "--repair", "--grace", "0s");
+    const left = await larderJson(folder.path, ["check", "--deep", "--grace", "0s"]);
+    expect(left.damage).toBe(0);
+  });
+});
+
 describe("a cache whose layers lie on another disk, behind a link", () => {
   test("has no damage", async () => {
     using linked = new TemporaryFolder();

@@ -192,6 +192,8 @@ export function canRelocate({ cache }: Larder, extents: Extent[]): boolean {
 }
 
 const SECTOR = 512;
+// Without the flag msb makes the merged tree and the disk alone.
+const FLAT = "pull the image again with --materialize flat";
 
 function* checkFlat({ cache }: Larder, file: CacheFile, subject: string, deep: boolean): Generator<Problem> {
   const ref = readFlatRef(file.path);
@@ -202,7 +204,9 @@ function* checkFlat({ cache }: Larder, file: CacheFile, subject: string, deep: b
   const blob = cache.flatBlob(ref.artifact_digest);
   const stat = measure(blob.path);
   const fault = examineKind(stat);
-  if (fault) yield problem(`artifact-${fault}`, subject, `"${blob.path}" ${FAULTS[fault]}`);
+  if (fault === "missing")
+    yield { ...problem("artifact-missing", subject, `"${blob.path}" does not exist`), advice: FLAT };
+  else if (fault) yield problem(`artifact-${fault}`, subject, `"${blob.path}" ${FAULTS[fault]}`);
   else if (stat!.size !== ref.virtual_size_bytes)
     yield problem(
       "flat-blob-size",

@@ -6,11 +6,17 @@ import type { ImageMetadata } from "../../oci/metadata.ts";
 
 type Severity = "damage" | "note";
 
+// A pull writes the metadata anew, and leaves rows of an image that is on record as they are.
+const REBUILT = "pull the image again, then run larder check --repair";
+
 // Every problem that check can name: damage makes it exit with 5, a note does not. Codes are stable; the advice says
 // what to do where --repair cannot help.
 const PROBLEMS = {
   "database-corrupt": ["damage", "restore the database from a backup; larder deletes nothing meanwhile"],
-  "foreign-key": ["damage", "pull the image again, or remove the reference"],
+  "foreign-key": [
+    "damage",
+    "larder check --repair mends it by the image's metadata; where that is gone, delete the row by hand, then pull the image again",
+  ],
   "schema-unknown": ["damage", "restore the database from a backup, or use a larder that knows this schema"],
   "migrations-missing": [
     "damage",
@@ -18,22 +24,28 @@ const PROBLEMS = {
   ],
   "timestamp-unreadable": [
     "damage",
-    "msb's whole listing fails on it; remove the reference with larder rm, then pull or persist it again",
+    "msb cannot read such a row, and where it is a reference's lists no image; remove the images that have it with larder rm, then pull them again",
   ],
   "digest-invalid": [
     "damage",
     "remove the reference, or by hand the row where no image has it; larder never builds a path from it",
   ],
-  "json-unreadable": ["damage", "pull the image again"],
-  "column-unreadable": ["damage", "pull the image again, or remove the reference"],
-  "pin-unreadable": ["damage", "no image is deleted while it is so; mend or remove the sandbox or snapshot with msb"],
+  "json-unreadable": ["damage", REBUILT],
+  "column-unreadable": [
+    "damage",
+    `${REBUILT}; where that leaves it, remove the images that have it, then pull them again`,
+  ],
+  "pin-unreadable": [
+    "damage",
+    "no image is deleted while it is so; remove the sandbox or snapshot with msb, by hand what msb cannot read either; for a table, use a larder that knows it",
+  ],
   "image-missing": ["damage", "pull the image again, or remove with msb what needs it"],
-  "config-missing": ["damage", "pull the image again"],
-  "layers-missing": ["damage", "pull the image again"],
-  "layer-count-mismatch": ["damage", "pull the image again"],
-  "size-mismatch": ["damage", "pull the image again"],
-  "position-gap": ["damage", "pull the image again"],
-  "reference-invalid": ["damage", "remove it: msb cannot use it"],
+  "config-missing": ["damage", REBUILT],
+  "layers-missing": ["damage", REBUILT],
+  "layer-count-mismatch": ["damage", REBUILT],
+  "size-mismatch": ["damage", REBUILT],
+  "position-gap": ["damage", REBUILT],
+  "reference-invalid": ["damage", "remove it, by hand where it is no text: msb cannot use it"],
   "reference-conflict": ["damage", "remove the spelling that is not meant: both share one metadata file"],
   "metadata-missing": ["damage", "pull the image again, so that msb can save and boot it offline"],
   "metadata-absent": [
@@ -46,21 +58,24 @@ const PROBLEMS = {
   "artifact-empty": ["damage", "pull the image again"],
   "artifact-misaligned": ["damage", "pull the image again"],
   "artifact-not-erofs": ["damage", "pull the image again"],
-  "artifact-truncated": ["damage", "remove the image and pull it again: msb does not see it"],
+  "artifact-truncated": ["damage", "pull the image again with --force: msb does not see it"],
   "artifact-is-folder": ["damage", "move the folder away, then pull the image again"],
   "artifact-is-link": ["damage", "remove the link, then pull the image again"],
   "artifact-not-a-file": ["damage", "remove it, then pull the image again"],
   "file-unreadable": ["damage", "look after its permissions, or the disk: nothing can be told of what it holds"],
-  "artifact-bad-checksum": ["damage", "remove the image and pull it again"],
+  "artifact-bad-checksum": ["damage", "pull the image again with --force"],
   "flat-ref-unreadable": ["damage", "pull the image again with --materialize flat"],
-  "flat-blob-size": ["damage", "pull the image again with --materialize flat"],
-  "flat-blob-digest": ["damage", "pull the image again with --materialize flat"],
-  "raw-digest-mismatch": ["damage", "pull the image again"],
-  "vmdk-unreadable": ["damage", "pull the image again"],
-  "vmdk-extent-missing": ["damage", "pull the image again"],
-  "vmdk-incomplete": ["damage", "remove the image and pull it again: msb does not see it"],
-  "vmdk-mislocated": ["damage", "pull the image again: the cache was moved, and the file names the old place"],
-  "erofs-size-mismatch": ["damage", "pull the image again"],
+  "flat-blob-size": ["damage", "remove the file, then pull the image again with --materialize flat"],
+  "flat-blob-digest": ["damage", "pull the image again with --force --materialize flat"],
+  "raw-digest-mismatch": ["damage", "pull the image again with --force"],
+  "vmdk-unreadable": ["damage", "pull the image again with --force"],
+  "vmdk-extent-missing": ["damage", "pull the image again with --force"],
+  "vmdk-incomplete": ["damage", "pull the image again with --force: msb does not see it"],
+  "vmdk-mislocated": [
+    "damage",
+    "pull the image again with --force: the cache was moved, and the file names the old place",
+  ],
+  "erofs-size-mismatch": ["damage", "msb never records it; --repair corrects it"],
   "erofs-size-unrecorded": ["note", "msb never records it; --repair fills it in"],
   "config-outdated": ["note", "older msb does not store it; --repair fills it in"],
   "platform-outdated": ["note", "msb records the host's; --repair corrects it"],
