@@ -33,6 +33,7 @@ export async function manualPage(date: string): Promise<string> {
       .flatMap(([code, meaning]) => [".TP", `.B ${code}`, troff(meaning)]),
     ".SH ENVIRONMENT",
     ...term("MSB_HOME", "the home to act on, where \\-\\-home does not name one"),
+    ...term("MSB_CONFIG_PATH", "the configuration to read, in place of the home's config.json"),
     ...term("LARDER_DEBUG", "with 1, failures are followed by a stack trace"),
     ...term("COLUMNS", "how wide a table on a terminal may be"),
     ".SH EXAMPLES",

@@ -67,5 +67,5 @@ function parseMinFree(text: string): NonNullable<PrunePolicy["minFree"]> {
 
 function parseCount(text: string): number {
   if (/^[1-9]\d{0,5}$/.test(text)) return Number(text);
-  throw new LarderError("usage", `--keep-last is ${JSON.stringify(text)}, and must be a whole number from 1 on`);
+  throw new LarderError("usage", `--keep-last is ${JSON.stringify(text)}, and must be a whole number from 1 to 999999`);
 }

@@ -144,7 +144,7 @@ export function notFound(reference: string, database?: string): LarderError {
 // What is typed for a reference and is none, or looks like one only to the parser.
 function hintOf(text: string): string {
   if (/^sha(?:256|384|512):[0-9a-f]+$/i.test(text) && !isDigest(text))
-    return " (a digest is given whole, and in lower case: `larder list --filter digest=...` finds it)";
+    return " (a digest is given whole, and in lower case: `larder list -a --filter digest=...` finds it)";
   if (/[*?]/.test(text))
     return " (no pattern is taken here: `larder list -q --filter reference=...` names what matches one)";
   return isReference(text) ? "" : " (it is not a valid reference either)";

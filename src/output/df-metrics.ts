@@ -60,13 +60,13 @@ export function dfMetrics({ kinds, attribution, file_system, images, refused }: 
     {
       name: "larder_filesystem_size_bytes",
       type: "gauge",
-      help: "Size of the cache's file system.",
+      help: "Size of the file system of layers/.",
       samples: [{ value: file_system.total_bytes }],
     },
     {
       name: "larder_filesystem_free_bytes",
       type: "gauge",
-      help: "Free bytes of the cache's file system.",
+      help: "Free bytes of the file system of layers/.",
       samples: [{ value: file_system.free_bytes }],
     },
   ];

@@ -269,7 +269,7 @@ export const PruneBody = v.strictObject({
   unused: option,
   untagged: option,
   older_than: duration,
-  keep_last: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(1)), v.string()])),
+  keep_last: v.optional(v.union([v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(999_999)), v.string()])),
   max_size: size,
   min_free: v.optional(v.union([size.wrapped, percent.wrapped])),
   high: percent,

@@ -89,6 +89,9 @@ describe("get", () => {
     expect((await larder(folder.path, "get", digest(1))).stdout).toStartWith("Reference   (untagged)\nDigest ");
     expect((await larder(folder.path, "get", digest(1).slice(0, -1))).code).toBe(3);
     expect((await larder(folder.path, "get", digest(1).slice(7))).code).toBe(3);
+    const [, hint] = /`larder (.*)digest=/.exec((await larder(folder.path, "get", digest(1).slice(0, 20))).stderr)!;
+    const advised = [...hint!.trim().split(" "), `digest=${digest(1).slice(0, 20)}`];
+    expect((await larder(folder.path, ...advised)).stdout).toContain(digest(1).slice(0, 19));
   });
 
   test.each([
@@ -99,7 +102,7 @@ describe("get", () => {
     ["pyth%", 'larder: image not found: "pyth%" (it is not a valid reference either)\n'],
     [
       "sha256:0123abc",
-      'larder: image not found: "sha256:0123abc" (a digest is given whole, and in lower case: `larder list --filter digest=...` finds it)\n',
+      'larder: image not found: "sha256:0123abc" (a digest is given whole, and in lower case: `larder list -a --filter digest=...` finds it)\n',
     ],
     [
       "pyth*",

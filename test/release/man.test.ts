@@ -19,6 +19,12 @@ describe("manualPage", () => {
     expect(await render(["mandoc", "-T", "lint", "-W", "warning"])).toEqual({ code: 0, text: "", complaints: "" });
   });
 
+  test("names every variable that larder obeys", async () => {
+    const page = await manualPage("2026-01-02");
+    for (const name of ["MSB_HOME", "MSB_CONFIG_PATH", "LARDER_DEBUG", "COLUMNS"])
+      expect(page).toContain(`\n.B ${name}\n`);
+  });
+
   test.skipIf(!hasTool("mandoc"))("names every command with its flags, as the help does", async () => {
     const { text } = await render(["mandoc", "-T", "utf8", "-O", "width=200"]);
     expect(text).toStartWith("LARDER(1)");

@@ -317,6 +317,8 @@ describe("problems", () => {
     ["post", "/v1/prune", { older_than: "1y" }, '"1y" is not a duration'],
     ["post", "/v1/prune", { keep_last: -1 }, "keep_last: "],
     ["post", "/v1/prune", { keep_last: 1.5 }, "keep_last: "],
+    ["post", "/v1/prune", { keep_last: 1_000_000 }, "keep_last: "],
+    ["post", "/v1/prune", { keep_last: "1000000" }, "must be a whole number from 1 to 999999"],
     ["post", "/v1/prune", { keep_last: "many" }, '--keep-last is "many"'],
     ["post", "/v1/prune", { high: "90%" }, "--high and --low go together"],
     ["post", "/v1/prune", { unused: true, keep: "x" }, "keep: "],
