@@ -28,10 +28,15 @@ export default defineCommand({
   },
 });
 
+// By a name that cannot be read.
+function isNamed({ damage }: Handle): boolean {
+  return damage.some((what) => what.startsWith("reference "));
+}
+
 /** A handle as names and values. */
 export function handleFields(handle: Handle): [string, string][] {
   const fields: [string, string | null][] = [
-    ["Reference", handle.reference ?? "(untagged)"],
+    ["Reference", handle.reference ?? (isNamed(handle) ? "(unreadable)" : "(untagged)")],
     ["Canonical", handle.canonical],
     ["Digest", handle.digest],
     ["Platform", [handle.os, handle.architecture, handle.variant].filter((part) => part !== null).join("/") || null],

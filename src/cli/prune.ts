@@ -194,5 +194,7 @@ function sayKept({ decisions, dry_run, unaccounted }: PruneReport): void {
   if (dry_run || unaccounted !== null || decisions.some(({ action }) => action === "evict")) return;
   const causes = Map.groupBy(decisions, ({ cause }) => cause);
   const kept = [...causes].map(([cause, { length }]) => `${length} ${cause}`).join(", ");
-  if (kept !== "") say(`nothing was evicted: ${kept} (--dry-run gives every reason)`);
+  // Of what stayed although it was to go, the lines that follow give the reason.
+  const hint = [...causes.keys()].some((cause) => cause !== "changed") ? " (--dry-run gives every reason)" : "";
+  if (kept !== "") say(`nothing was evicted: ${kept}${hint}`);
 }

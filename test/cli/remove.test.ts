@@ -350,6 +350,7 @@ describe("larder remove", () => {
     expect([code, stderr]).toEqual([5, expect.stringContaining("it has a name on record that is no text")]);
     const list = await larder(store.path, "list", "--all");
     expect(list.stdout).toContain("(unreadable) (damaged)");
+    expect((await larder(store.path, "get", digestOf("two"))).stdout).toMatch(/^Reference +\(unreadable\)\n/);
     expect(await larderJson(store.path, ["list", "--filter", "untagged=false"])).toHaveLength(3);
     expect(await larderJson(store.path, ["list", "--filter", "untagged=true"])).toEqual([]);
   });

@@ -153,6 +153,17 @@ describe.skipIf(immutable !== undefined)(`of an immutable metadata file${immutab
     expect(store.files()).toEqual([]);
   });
 
+  test("prune does not point to a dry run, which does not know of it", async () => {
+    using store = await makeStuck();
+    const { stderr } = await larder(store.path, "prune", "--unused", "--min-age", "0s", "--keep", ONE);
+    const alone = await larder(store.path, "rm", ONE);
+    const { stderr: last } = await larder(store.path, "prune", "--unused", "--min-age", "0s");
+    runTool("chattr", "-i", join(store.cache, at.metadata(STUCK)));
+    expect(stderr).toContain("1 changed, 1 keep (--dry-run gives every reason)");
+    expect(alone.code).toBe(0);
+    expect(last).toContain("nothing was evicted: 1 changed\nkept sha256:");
+  });
+
   test("gc leaves an untagged image that it is about", async () => {
     using store = await makeStuck();
     store.sql("DELETE FROM image_ref WHERE reference = ?", STUCK);
