@@ -24,7 +24,7 @@ export default defineCommand({
   ].join("\n"),
   flags: {
     all: { type: "boolean", alias: "a", description: "show untagged manifests too" },
-    quiet: { type: "boolean", alias: "q", description: "print references only" },
+    quiet: { type: "boolean", alias: "q", description: "print references only; JSON stays whole" },
     filter: { type: "string", valueHint: "KEY=VALUE", multiple: true, description: "show only what matches" },
   },
   operands: { least: 0, most: 0 },

@@ -24,7 +24,7 @@ export default defineCommand({
     },
     ignore: { type: "boolean", alias: "i", description: "a reference that is not there is no failure" },
     "dry-run": { type: "boolean", alias: "n", description: "show what would go, and change nothing" },
-    quiet: { type: "boolean", alias: "q", description: "print the dropped references only" },
+    quiet: { type: "boolean", alias: "q", description: "print the dropped references only; JSON stays whole" },
   },
   operands: { least: 1, most: Number.POSITIVE_INFINITY },
   examples: [
