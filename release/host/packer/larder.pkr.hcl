@@ -1,5 +1,6 @@
-# Puts larder into an image. Copy the `build` block's provisioners into your own template, or try them on this machine:
-#   packer build -var release=larder-0.1.0-linux-x64.tar.gz -var sha256=<its line in SHA256SUMS> .
+# Puts larder into an image. Copy the variables and the `build` block's provisioners into your own template (the source here
+# reaches no machine), and build it with
+#   -var release=larder-0.1.0-linux-x64.tar.gz -var sha256=<its sum in SHA256SUMS>
 variable "release" {
   type        = string
   description = "The release's tarball."
@@ -7,7 +8,7 @@ variable "release" {
 
 variable "sha256" {
   type        = string
-  description = "Its line in SHA256SUMS."
+  description = "Its sum in SHA256SUMS."
 }
 
 source "null" "example" {
