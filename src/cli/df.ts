@@ -14,7 +14,7 @@ export default defineCommand({
   name: "df",
   summary: "Show what the cache holds, what is shared, what can be reclaimed",
   details:
-    "Sizes but LENGTH (in JSON: bytes) are allocated blocks, so a sparse file counts what it takes. Every byte is counted once: what one image needs,\nwhat several share and what belongs to none add up to the total. RECLAIMABLE is what `larder gc` would free now\nif nothing were being pulled and the database were sound.",
+    "Sizes but LENGTH (in JSON: bytes) are allocated blocks, so a sparse file counts what it takes. Every byte is counted\nonce: what one image needs, what several share and what belongs to none add up to the total. RECLAIMABLE is what\n`larder gc` would free now if nothing were being pulled and the database were sound.",
   flags: {
     verbose: { type: "boolean", alias: "v", description: "show every image with its own and its shared bytes" },
     format: {
