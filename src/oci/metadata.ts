@@ -145,6 +145,20 @@ const RawConfig = v.object({
   variant: v.nullish(v.string(), null),
 });
 
+/** Whether a manifest, as JSON text, names the config and the layers that the metadata has, and in its order. */
+export function namesSameBlobs({ config_digest, layers }: ImageMetadata, manifest: string): boolean {
+  const { success, output } = v.safeParse(RawManifest, safeJson(manifest));
+  return (
+    success &&
+    output.config.digest === config_digest &&
+    output.layers.length === layers.length &&
+    output.layers.every(({ digest }, i) => digest === layers[i]!.digest)
+  );
+}
+
+const Blob = v.object({ digest: v.string() });
+const RawManifest = v.object({ config: Blob, layers: v.array(Blob) });
+
 function safeJson(text: string): unknown {
   try {
     return JSON.parse(text);

@@ -29,6 +29,8 @@ export interface ImageSpec {
   /** `linux` by default. */
   os?: string;
   variant?: string;
+  /** Spaces by which manifest and config are indented, as Docker and BuildKit write them; none by default. */
+  indent?: number;
 }
 
 /** One addressable blob. */
@@ -53,8 +55,8 @@ export interface Image {
 /** Builds the blobs of an image: OCI layers, config and manifest. */
 export function build(spec: ImageSpec): Image {
   const layers = spec.layers.map(buildLayer);
-  const { config: run = {} } = spec;
-  const config = json("application/vnd.oci.image.config.v1+json", {
+  const { config: run = {}, indent } = spec;
+  const config = json("application/vnd.oci.image.config.v1+json", indent, {
     architecture: spec.architecture ?? "amd64",
     os: spec.os ?? "linux",
     variant: spec.variant,
@@ -71,7 +73,7 @@ export function build(spec: ImageSpec): Image {
     },
     rootfs: { type: "layers", diff_ids: layers.map((layer) => layer.diffId) },
   });
-  const manifest = json("application/vnd.oci.image.manifest.v1+json", {
+  const manifest = json("application/vnd.oci.image.manifest.v1+json", indent, {
     schemaVersion: 2,
     mediaType: "application/vnd.oci.image.manifest.v1+json",
     config: descriptor(config),
@@ -140,8 +142,8 @@ function content(mediaType: string, bytes: Uint8Array): Content {
   return { mediaType, digest: digestOf(bytes), bytes };
 }
 
-function json(mediaType: string, value: object): Content {
-  return content(mediaType, Buffer.from(JSON.stringify(value)));
+function json(mediaType: string, indent: number | undefined, value: object): Content {
+  return content(mediaType, Buffer.from(JSON.stringify(value, null, indent)));
 }
 
 function descriptor({ mediaType, digest, bytes }: Content) {

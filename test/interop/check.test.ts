@@ -49,6 +49,8 @@ const PULLED: ImageSpec[] = [
   { tags: ["layered:1"], layers: [BASE, { files: { layered: "1" } }] },
   { tags: ["flat:1"], layers: [BASE, { files: { flat: "1" } }] },
   { tags: ["both:1"], layers: [BASE, { files: { both: "1" } }] },
+  // A pull keeps its manifest in other bytes than those that the digest is of.
+  { tags: ["indented:1"], layers: [BASE], indent: 3 },
 ];
 
 interface Described {
@@ -68,6 +70,7 @@ beforeAll(async () => {
     ["layered:1"],
     ["flat:1", "--materialize", "flat"],
     ["both:1", "--materialize", "all"],
+    ["indented:1"],
   ]) {
     await pull(home.path, `${registry.host}/${tag}`, ...options);
   }
@@ -354,13 +357,13 @@ describe("metadata", () => {
     expect(await codes(folder.path, "--deep")).toEqual([]);
   });
 
-  test("whose raw documents do not have the digests they claim is found with --deep alone", async () => {
+  test("whose raw config does not have the digest it claims is found with --deep alone", async () => {
     using folder = new TemporaryFolder();
     await load(folder.path, [{ tags: ["raw:1"], layers: [BASE] }]);
     await larderJson(folder.path, ["check", "--repair"]);
     const path = metadata(folder.path, "docker.io/library/raw:1");
     const found = JSON.parse(readFileSync(path, "utf8"));
-    writeFileSync(path, JSON.stringify({ ...found, raw_manifest_json: `${found.raw_manifest_json}\n` }));
+    writeFileSync(path, JSON.stringify({ ...found, raw_config_json: `${found.raw_config_json}\n` }));
     expect(await codes(folder.path)).toEqual([]);
     expect(await codes(folder.path, "--deep")).toEqual(["raw-digest-mismatch"]);
   });

@@ -356,14 +356,29 @@ const METADATA: Case[] = [
     found: ["metadata-unrecorded", "untagged-manifest"],
     left: ["metadata-unrecorded", "untagged-manifest"],
   },
-  ...(["manifest", "config"] as const).map(
-    (name): Case => ({
-      name: `a raw ${name} with another digest`,
+  {
+    name: "a raw config with another digest",
+    deep: true,
+    damage: (home) =>
+      changeJson(home.metadata(KEY_OF_ONE), (metadata) => ({
+        ...metadata,
+        raw_config_json: `${metadata.raw_config_json} `,
+      })),
+    found: ["raw-digest-mismatch"],
+    left: ["raw-digest-mismatch"],
+  },
+  ...Object.entries({
+    "with other layers": { layers: [] },
+    "with another config": { config: { digest: TWO } },
+    "without a config": { config: undefined },
+  }).map(
+    ([name, change]): Case => ({
+      name: `a raw manifest ${name}`,
       deep: true,
       damage: (home) =>
         changeJson(home.metadata(KEY_OF_ONE), (metadata) => ({
           ...metadata,
-          [`raw_${name}_json`]: `${metadata[`raw_${name}_json`]} `,
+          raw_manifest_json: JSON.stringify({ ...JSON.parse(metadata.raw_manifest_json), ...change }),
         })),
       found: ["raw-digest-mismatch"],
       left: ["raw-digest-mismatch"],

@@ -6,8 +6,8 @@ import { type LayerRow, listLayers } from "../../db/layers.ts";
 import { manifestIdOf } from "../../db/manifests.ts";
 import { asLarderError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
-import { digestAs, isDigest } from "../../oci/digest.ts";
-import { type ImageMetadata, platformOf } from "../../oci/metadata.ts";
+import { type Digest, digestAs, isDigest } from "../../oci/digest.ts";
+import { type ImageMetadata, namesSameBlobs, platformOf } from "../../oci/metadata.ts";
 import { cacheKey, canonicalReference, isReference } from "../../oci/reference.ts";
 import { totalSize } from "../persist.ts";
 import { type Mend, type Problem, type ProblemCode, problem } from "./problem.ts";
@@ -111,15 +111,17 @@ function isMadeBySnapshot({ cache }: Larder, { reference, manifestId }: ImageRow
 }
 
 function* checkRaw(reference: string, metadata: ImageMetadata, manifest: string, config: string): Generator<Problem> {
-  const claims = [
-    ["manifest", manifest, metadata.manifest_digest],
-    ["config", config, metadata.config_digest],
-  ] as const;
-  for (const [name, text, digest] of claims) {
-    const found = digestAs(digest, text);
-    if (found !== digest)
-      yield problem("raw-digest-mismatch", reference, `its raw ${name} has the digest ${found}, and claims ${digest}`);
-  }
+  const { manifest_digest, config_digest } = metadata;
+  const report = (name: string, text: string, digest: Digest, more = "") =>
+    problem(
+      "raw-digest-mismatch",
+      reference,
+      `its raw ${name} has the digest ${digestAs(digest, text)}, and claims ${digest}${more}`,
+    );
+  // A pull keeps the manifest as msb writes it, and not as it came (interop §5): then what it names has to do.
+  if (digestAs(manifest_digest, manifest) !== manifest_digest && !namesSameBlobs(metadata, manifest))
+    yield report("manifest", manifest, manifest_digest, "; nor does it name the same config and layers");
+  if (digestAs(config_digest, config) !== config_digest) yield report("config", config, config_digest);
 }
 
 function* checkManifest(larder: Larder, row: ImageRow, metadata: ImageMetadata | undefined): Generator<Problem> {
