@@ -106,7 +106,7 @@ export function upsertLayer(
  */
 export function setJunctions(db: Database, manifestId: number, layerIds: number[]): string[] {
   const stored = db
-    .query<{ layer_id: bigint; position: bigint }, [number]>(
+    .query<{ layer_id: unknown; position: unknown }, [number]>(
       `SELECT layer_id, position
        FROM manifest_layer
        WHERE manifest_id = ?
@@ -124,7 +124,10 @@ export function setJunctions(db: Database, manifestId: number, layerIds: number[
      FROM json_each(?)
      ORDER BY key`,
   ).run(manifestId, JSON.stringify(layerIds));
-  const lost = stored.flatMap(({ layer_id }) => (layerIds.includes(Number(layer_id)) ? [] : layer_id));
+  const lost = stored
+    .map(({ layer_id }) => layer_id)
+    .filter((id) => typeof id === "bigint")
+    .filter((id) => !layerIds.includes(Number(id)));
   return lost.length === 0 ? [] : diffIdsOf(db, lost).filter(isDigest);
 }
 

@@ -206,6 +206,17 @@ describe("setJunctions", () => {
     setJunctions(catalogue.db, manifest, [1]);
     expect(catalogue.rows("SELECT position FROM manifest_layer")).toEqual([{ position: 0 }]);
   });
+
+  test("loses nothing with rows that name a layer by what is no id", () => {
+    using catalogue = new TemporaryCatalogue();
+    const manifest = catalogue.manifest(digest("1"));
+    for (const diffId of [A, B, C]) catalogue.layer(diffId);
+    catalogue.run("PRAGMA foreign_keys = OFF");
+    for (const [i, id] of ["damage", "2", Buffer.from([3])].entries())
+      catalogue.run("INSERT INTO manifest_layer (manifest_id, layer_id, position) VALUES (?, ?, ?)", manifest, id, i);
+    // Text that is a number becomes one in a column of integers.
+    expect(setJunctions(catalogue.db, manifest, [1])).toEqual([B]);
+  });
 });
 
 describe("layersOnlyOf", () => {
