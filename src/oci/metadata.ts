@@ -107,7 +107,7 @@ const UNUSUAL = /\\u|"size_bytes"\s*:(?!\s*(?:null|(?:0|[1-9]\d{0,14})\s*[,}]))/
 function exactValue(key: string, value: unknown, context?: { source?: string }): unknown {
   for (const part of [key, value])
     if (typeof part === "string" && !part.isWellFormed()) throw new SyntaxError("half a surrogate pair");
-  return key === "size_bytes" && typeof value === "number" && /^-?\d+$/.test(context?.source ?? "")
+  return key === "size_bytes" && typeof value === "number" && /^(?!-0$)-?\d+$/.test(context?.source ?? "")
     ? BigInt(context!.source!)
     : value;
 }
