@@ -245,6 +245,7 @@ describe("what check advises", () => {
       spec,
       (home, reference) => change(metadata(home, reference), /"raw_config_json":"/, '"raw_config_json":" '),
     ],
+    ["vmdk-unreadable", spec, (home) => truncateSync(disk(home), 30)],
     ["vmdk-extent-missing", spec, (home) => change(disk(home), /\w{6}\.erofs/, "ffffff.erofs")],
     ["vmdk-incomplete", spec, (home) => change(disk(home), /RW .*layers.*\n/, "")],
     ["vmdk-mislocated", spec, (home) => change(disk(home), /\/cache\/layers\//, "/elsewhere/layers/")],

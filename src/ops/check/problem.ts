@@ -8,6 +8,10 @@ type Severity = "damage" | "note";
 
 // A pull writes the metadata anew, and leaves rows of an image that is on record as they are.
 const REBUILT = "pull the image again, then run larder check --repair";
+// What a pull or load takes as it finds it. To remove one image leaves a layer that others have.
+const UNSEEN = "pull the image again with --force, or remove it and load it again: msb does not see it";
+const UNSEEN_LAYER =
+  "pull the image again with --force, or remove all that have it and load them again: msb does not see it";
 
 // Every problem that check can name: damage makes it exit with 5, a note does not. Codes are stable; the advice says
 // what to do where --repair cannot help.
@@ -58,22 +62,22 @@ const PROBLEMS = {
   "artifact-empty": ["damage", "pull the image again"],
   "artifact-misaligned": ["damage", "pull the image again"],
   "artifact-not-erofs": ["damage", "pull the image again"],
-  "artifact-truncated": ["damage", "pull the image again with --force: msb does not see it"],
+  "artifact-truncated": ["damage", UNSEEN_LAYER],
   "artifact-is-folder": ["damage", "move the folder away, then pull the image again"],
   "artifact-is-link": ["damage", "remove the link, then pull the image again"],
   "artifact-not-a-file": ["damage", "remove it, then pull the image again"],
   "file-unreadable": ["damage", "look after its permissions, or the disk: nothing can be told of what it holds"],
-  "artifact-bad-checksum": ["damage", "pull the image again with --force"],
+  "artifact-bad-checksum": ["damage", UNSEEN_LAYER],
   "flat-ref-unreadable": ["damage", "pull the image again with --materialize flat"],
   "flat-blob-size": ["damage", "remove the file, then pull the image again with --materialize flat"],
   "flat-blob-digest": ["damage", "pull the image again with --force --materialize flat"],
-  "raw-digest-mismatch": ["damage", "pull the image again with --force"],
-  "vmdk-unreadable": ["damage", "pull the image again with --force"],
-  "vmdk-extent-missing": ["damage", "pull the image again with --force"],
-  "vmdk-incomplete": ["damage", "pull the image again with --force: msb does not see it"],
+  "raw-digest-mismatch": ["damage", UNSEEN],
+  "vmdk-unreadable": ["damage", UNSEEN],
+  "vmdk-extent-missing": ["damage", UNSEEN],
+  "vmdk-incomplete": ["damage", UNSEEN],
   "vmdk-mislocated": [
     "damage",
-    "pull the image again with --force: the cache was moved, and the file names the old place",
+    "pull the image again with --force, or remove it and load it again: the cache was moved, and the file names the old place",
   ],
   "erofs-size-mismatch": ["damage", "msb never records it; --repair corrects it"],
   "erofs-size-unrecorded": ["note", "msb never records it; --repair fills it in"],
