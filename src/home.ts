@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { isErrno, LarderError } from "./error.ts";
+import { masterOf } from "./host/ownership.ts";
 
 /** Where one store's things are; every path absolute. */
 export interface Home {
@@ -22,19 +23,32 @@ interface Config {
 /**
  * Finds the home as msb does (interop §1): `--home`, else a non-empty `MSB_HOME`, else `~/.microsandbox`; then
  * what `config.json` moves. A `home` inside it never overrides `--home`.
- * Throws `usage` where none is named and the user has none, `failed` for a config that is not JSON, and where two databases
- * could be meant.
+ * Throws `usage` where none is named and the user has none, `failed` for a config that is not JSON, where a user's config
+ * sends root to what is another's, and where two databases could be meant.
  */
 export function resolveHome(flag: string | undefined, env: Environment): Home {
   const start = resolve(flag ?? (env.MSB_HOME || join(env.HOME || homeOfUser(), ".microsandbox")));
-  const config = readConfig(env.MSB_CONFIG_PATH || join(start, "config.json"));
-  const root = flag === undefined && config.home !== undefined ? resolve(config.home) : start;
+  const configuration = env.MSB_CONFIG_PATH || join(start, "config.json");
+  const config = readConfig(configuration);
+  const home = flag === undefined ? config.home : undefined;
+  for (const path of [home, config.cache]) if (path !== undefined) refuseAstray(configuration, path);
+  const root = home === undefined ? start : resolve(home);
   return {
     root,
     database: findDatabase(start, root),
     cache: resolve(config.cache ?? join(root, "cache")),
     snapshots: findSnapshots(start, root, config),
   };
+}
+
+// Root deletes, and makes files, where the configuration says: a user must not send it to what is another's.
+function refuseAstray(configuration: string, path: string): void {
+  const master = masterOf(configuration);
+  if (!master || masterOf(path)?.uid === master.uid) return;
+  throw new LarderError(
+    "failed",
+    `will not follow the configuration "${configuration}" to "${path}" as root: user ${master.uid} can change the one, and does not own the other (run larder as that user)`,
+  );
 }
 
 // As passwd has it, in which the user of a container is often missing.

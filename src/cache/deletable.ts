@@ -3,6 +3,7 @@ import { dirname } from "node:path";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { CAP_DAC_OVERRIDE, hasCapability } from "../host/capabilities.ts";
 import { FileLock } from "../host/flock.ts";
+import { HeldFolder } from "../host/ownership.ts";
 import type { Guard } from "./delete.ts";
 import type { CacheFile } from "./paths.ts";
 import { findRunningWork } from "./work.ts";
@@ -32,6 +33,8 @@ export function isImmutable(path: string): boolean {
 }
 
 function whyNotWritable(folder: string): unknown {
+  const astray = whyNot(() => HeldFolder.open(folder)[Symbol.dispose]());
+  if (astray !== undefined) return astray;
   const error = whyNot(() => accessSync(folder, constants.W_OK | constants.X_OK));
   // access(2) asks without the rights that a user's service may have been given.
   return error !== undefined && isErrno(error, "EACCES") && hasCapability(CAP_DAC_OVERRIDE) ? undefined : error;

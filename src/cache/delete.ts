@@ -1,4 +1,4 @@
-import { closeSync, constants, fsyncSync, openSync, rmSync, type Stats } from "node:fs";
+import { closeSync, constants, fsyncSync, openSync, type Stats } from "node:fs";
 import { asLarderError, isErrno, LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
 import { keepListAtHand } from "../host/held.ts";
@@ -346,10 +346,10 @@ function isSame(now: Stats, planned: Target): boolean {
   );
 }
 
-function remove({ path, folder }: Target, held: HeldFile): void {
+function remove({ folder }: Target, held: HeldFile): void {
   try {
     // Only `tmp/` holds folders. Neither call follows a link.
-    if (folder && held.stat.isDirectory()) rmSync(path, { recursive: true, force: true });
+    if (folder && held.stat.isDirectory()) held.unlinkTree();
     else held.unlink();
   } catch (error) {
     if (!isErrno(error, "ENOENT")) throw error;

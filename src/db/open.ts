@@ -10,10 +10,10 @@ import {
   rmSync,
   statSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { mayBeLocked } from "../host/flock.ts";
-import { adopt, refuseUnadoptable } from "../host/ownership.ts";
+import { adopt, HeldFolder, refuseUnadoptable } from "../host/ownership.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
 
@@ -155,9 +155,11 @@ function hasTables(path: string): boolean {
 // Made and handed to the folder's owner before SQLite sees it: its own files beside it take the owner of this one.
 function claimFile(path: string): void {
   refuseUnadoptable(dirname(path));
-  const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644);
+  using folder = HeldFolder.open(dirname(path));
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+  const fd = folder.in(basename(path), (path) => openSync(path, flags, 0o644));
   try {
-    adopt(fd, dirname(path));
+    adopt(fd, folder);
   } finally {
     closeSync(fd);
   }

@@ -1,8 +1,8 @@
 import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { loadLibc } from "./libc.ts";
-import { adopt, makeFolder, refuseUnadoptable } from "./ownership.ts";
+import { adopt, HeldFolder, makeFolder, refuseUnadoptable } from "./ownership.ts";
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
@@ -132,9 +132,11 @@ function openLockFile(path: string): number {
 function createLockFile(path: string, flags: number): number {
   // Made first, it would stay: nobody unlinks a lock.
   refuseUnadoptable(dirname(path));
-  const fd = openSync(path, flags | constants.O_CREAT | constants.O_EXCL, 0o600);
+  using folder = HeldFolder.open(dirname(path));
+  const create = flags | constants.O_CREAT | constants.O_EXCL;
+  const fd = folder.in(basename(path), (path) => openSync(path, create, 0o600));
   try {
-    adopt(fd, dirname(path));
+    adopt(fd, folder);
     return fd;
   } catch (error) {
     closeSync(fd);

@@ -1,20 +1,139 @@
-import { existsSync, fchownSync, fstatSync, lchownSync, lstatSync, mkdirSync, statSync } from "node:fs";
-import { dirname } from "node:path";
-import { LarderError } from "../error.ts";
+import {
+  chownSync,
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readlinkSync,
+  type Stats,
+  statSync,
+} from "node:fs";
+import { basename, dirname, join, relative, resolve } from "node:path";
+import { isErrno, isSystemError, LarderError } from "../error.ts";
 import { CAP_CHOWN, hasCapability } from "./capabilities.ts";
 
+// <fcntl.h>: a descriptor that stands for a file and opens nothing. It takes no permission, and waits for no pipe.
+export const O_PATH = 0o10000000;
+/** Who can change where a path leads. */
+interface Master {
+  uid: number;
+  /** The path without the links in it that are root's. Whatever really lies there was led to by no link of a user's. */
+  place: string;
+}
+
+// As many as the kernel follows.
+const MOST_LINKS = 40;
+
 /**
- * Gives what was just created (a path, or an open file) the owner and group of the folder it lies in: a larder run by
- * root must not leave a file that a user's msb cannot open. Only root can, and only root needs to.
+ * The first user other than root to whom a part of a path belongs, who can change where it leads. Undefined where there is
+ * none, and where this process is not root's: then nobody gains by it.
  */
-export function adopt(created: string | number, folder: string): void {
+export function masterOf(path: string, links = MOST_LINKS): Master | undefined {
+  if (!isRoot() || links === 0) return undefined;
+  const place = resolve(path);
+  let parent = "/";
+  for (const name of place.slice(1).split("/")) {
+    const part = join(parent, name);
+    const stat = lstatSync(part, { throwIfNoEntry: false });
+    if (!stat) return undefined;
+    if (stat.uid !== 0) return { uid: stat.uid, place };
+    if (stat.isSymbolicLink())
+      return masterOf(join(resolve(parent, readlinkSync(part)), relative(part, place)), links - 1);
+    parent = part;
+  }
+  return undefined;
+}
+
+// To delete a file may take a lock of its own, and a batch is of thousands. Only root could change the answer meanwhile.
+const FRESH_MS = 100;
+const asked = new Map<string, { master: Master | undefined; until: number }>();
+
+function lately(folder: string): Master | undefined {
+  const now = performance.now();
+  let answer = asked.get(folder);
+  if (answer === undefined || answer.until < now) {
+    answer = { master: masterOf(folder), until: now + FRESH_MS };
+    asked.set(folder, answer);
+  }
+  return answer.master;
+}
+
+/**
+ * A folder in which something is made or deleted. Where root does that in what is another user's, the folder is held: a link
+ * that the user puts at its path, before or meanwhile, does not lead root out of what is that user's.
+ */
+export class HeldFolder implements Disposable {
+  private constructor(
+    readonly path: string,
+    private readonly fd: number | undefined,
+  ) {}
+
+  /** Throws `failed` where a user has the folder's path lead root to what is not that user's. */
+  static open(path: string): HeldFolder {
+    const master = lately(path);
+    if (master === undefined) return new HeldFolder(path, undefined);
+    const fd = openSync(path, O_PATH | constants.O_DIRECTORY);
+    if (fstatSync(fd).uid === master.uid || readlinkSync(pathOf(fd)) === master.place) return new HeldFolder(path, fd);
+    closeSync(fd);
+    throw new LarderError(
+      "failed",
+      `will not change what is in "${path}" as root: user ${master.uid} has it lead to what is another's (run larder as that user)`,
+    );
+  }
+
+  /** A path to a name in the folder. */
+  at(name: string): string {
+    return this.fd === undefined ? join(this.path, name) : `${pathOf(this.fd)}/${name}`;
+  }
+
+  get stat(): Stats {
+    return this.fd === undefined ? statSync(this.path) : fstatSync(this.fd);
+  }
+
+  /** Runs `work` on the path that `at` gives for a name; what fails there names the path that people know. */
+  in<T>(name: string, work: (path: string) => T): T {
+    try {
+      return work(this.at(name));
+    } catch (error) {
+      if (this.fd !== undefined && isSystemError(error)) error.path = join(this.path, name);
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    if (this.fd !== undefined) closeSync(this.fd);
+  }
+}
+
+/** Why `HeldFolder.open` refuses a folder that is there, as a sentence, or undefined. */
+export function whyAstray(path: string): string | undefined {
+  try {
+    HeldFolder.open(path)[Symbol.dispose]();
+    return undefined;
+  } catch (error) {
+    if (error instanceof LarderError) return error.message;
+    throw error;
+  }
+}
+
+/** A path to what an open descriptor stands for, wherever that lies by now. */
+export function pathOf(fd: number): string {
+  return `/proc/self/fd/${fd}`;
+}
+
+/**
+ * Gives an open file that was just created the owner and group of the folder it lies in: a larder run by root must not leave
+ * a file that a user's msb cannot open. Only root can, and only root needs to.
+ */
+export function adopt(created: number, folder: HeldFolder): void {
   if (!isRoot()) return;
-  const owner = statSync(folder);
-  const now = typeof created === "number" ? fstatSync(created) : lstatSync(created);
-  if (now.uid === owner.uid && now.gid === owner.gid) return;
-  if (typeof created === "number") fchownSync(created, owner.uid, owner.gid);
-  // A user may have put a link in its place since: root must not give away what that points to.
-  else lchownSync(created, owner.uid, owner.gid);
+  const owner = folder.stat;
+  const now = fstatSync(created);
+  // Through its path: a descriptor that opens nothing, as of a socket, takes no fchown(2).
+  if (now.uid !== owner.uid || now.gid !== owner.gid) chownSync(pathOf(created), owner.uid, owner.gid);
 }
 
 /** Throws `failed` where `adopt` could not give away what is about to be made in a folder. */
@@ -35,6 +154,23 @@ export function makeFolder(path: string): void {
   if (existsSync(path)) return;
   makeFolder(dirname(path));
   refuseUnadoptable(dirname(path));
-  mkdirSync(path, { recursive: true, mode: 0o755 });
-  adopt(path, dirname(path));
+  using parent = HeldFolder.open(dirname(path));
+  const name = basename(path);
+  try {
+    parent.in(name, (path) => mkdirSync(path, { mode: 0o755 }));
+  } catch (error) {
+    // Somebody else has made it meanwhile.
+    if (isErrno(error, "EEXIST") && statSync(path, { throwIfNoEntry: false })?.isDirectory()) return;
+    throw error;
+  }
+  if (!isRoot()) return;
+  // A user may have put a link in its place since: root must not give away what that points to.
+  const made = parent.in(name, (path) =>
+    openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW),
+  );
+  try {
+    adopt(made, parent);
+  } finally {
+    closeSync(made);
+  }
 }

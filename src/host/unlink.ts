@@ -6,14 +6,16 @@ import {
   lstatSync,
   openSync,
   readFileSync,
+  rmSync,
   type Stats,
   statfsSync,
   unlinkSync,
 } from "node:fs";
+import { basename, dirname } from "node:path";
+import { isErrno } from "../error.ts";
+import { HeldFolder, O_PATH } from "./ownership.ts";
 import { widenPool } from "./pool.ts";
 
-// <fcntl.h>: a descriptor that stands for a file and opens nothing. It takes no permission, and waits for no pipe.
-const O_PATH = 0o10000000;
 // <linux/magic.h>: NFS and CIFS. An unlink of what somebody holds makes another name of it there, until it is let go of.
 const RENAMING_TYPES = [0x6969, 0xff534d42, 0xfe534d42];
 const MOST = 512;
@@ -25,6 +27,7 @@ const MOST = 512;
  */
 export class Unlinker implements AsyncDisposable {
   private readonly most: number;
+  private readonly folders = new Map<string, HeldFolder>();
   private waiting = 0;
   private wake = () => {};
   private readonly letGo = (fd: number) => {
@@ -41,11 +44,30 @@ export class Unlinker implements AsyncDisposable {
     if (this.most > 0) widenPool();
   }
 
-  /** Holds what is at a path, of a link the link itself; undefined where nothing is. */
+  /** Holds what is at a path, of a link the link itself; undefined where nothing is. Throws as `HeldFolder.open` does. */
   hold(path: string): HeldFile | undefined {
-    const fd = this.most === 0 ? undefined : open(path);
-    const stat = fd === undefined ? lstatSync(path, { throwIfNoEntry: false }) : fstatSync(fd);
-    return stat && new HeldFile(path, stat, fd, this.letGo);
+    const folder = this.folderOf(path);
+    if (!folder) return undefined;
+    const name = basename(path);
+    return folder.in(name, (path) => {
+      const fd = this.most === 0 ? undefined : open(path);
+      const stat = fd === undefined ? lstatSync(path, { throwIfNoEntry: false }) : fstatSync(fd);
+      return stat && new HeldFile(folder, name, stat, fd, this.letGo);
+    });
+  }
+
+  private folderOf(path: string): HeldFolder | undefined {
+    const parent = dirname(path);
+    let folder = this.folders.get(parent);
+    if (folder) return folder;
+    try {
+      folder = HeldFolder.open(parent);
+    } catch (error) {
+      if (isErrno(error, "ENOENT")) return undefined;
+      throw error;
+    }
+    this.folders.set(parent, folder);
+    return folder;
   }
 
   /** Whether as many files as may wait for their blocks to be given back. */
@@ -67,6 +89,7 @@ export class Unlinker implements AsyncDisposable {
   }
 
   [Symbol.asyncDispose](): Promise<void> {
+    for (const folder of this.folders.values()) folder[Symbol.dispose]();
     return this.until(0);
   }
 }
@@ -76,7 +99,8 @@ export class HeldFile implements Disposable {
   private isGone = false;
 
   constructor(
-    private readonly path: string,
+    private readonly folder: HeldFolder,
+    private readonly name: string,
     readonly stat: Stats,
     private readonly fd: number | undefined,
     private readonly letGo: (fd: number) => void,
@@ -84,8 +108,13 @@ export class HeldFile implements Disposable {
 
   /** Takes the name away; fails as unlink(2) does. */
   unlink(): void {
-    unlinkSync(this.path);
+    this.folder.in(this.name, unlinkSync);
     this.isGone = true;
+  }
+
+  /** The same of a folder and all that is in it. Follows no link. */
+  unlinkTree(): void {
+    this.folder.in(this.name, (path) => rmSync(path, { recursive: true, force: true }));
   }
 
   [Symbol.dispose](): void {

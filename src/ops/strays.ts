@@ -12,6 +12,7 @@ import type { Pins } from "../db/pins.ts";
 import { LarderError } from "../error.ts";
 import type { Home } from "../home.ts";
 import { mountsIn } from "../host/mounts.ts";
+import { whyAstray } from "../host/ownership.ts";
 import { type Larder, openEmpty, openOrCreate, openToPlan, openToWrite } from "../larder.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { cacheKeyOrNull } from "../oci/reference.ts";
@@ -90,6 +91,10 @@ function foldersOfOthers({ root }: CachePaths): Map<string, string> {
     if (realpathSync(path) !== inside) elsewhere.set(path, "it is a link, and may lead anywhere");
     else if (parts.some((mount) => `${inside}/`.startsWith(`${mount.path}/`)))
       elsewhere.set(path, "it is mounted from another folder, and may be that of another home");
+    else {
+      const astray = whyAstray(path);
+      if (astray !== undefined) elsewhere.set(path, astray);
+    }
   }
   return elsewhere;
 }

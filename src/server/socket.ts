@@ -1,8 +1,8 @@
-import { chmodSync, lstatSync, renameSync, rmSync } from "node:fs";
+import { chmodSync, closeSync, constants, fstatSync, lstatSync, openSync, renameSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { LarderError } from "../error.ts";
 import { FileLock } from "../host/flock.ts";
-import { adopt, makeFolder } from "../host/ownership.ts";
+import { adopt, HeldFolder, makeFolder, O_PATH, pathOf } from "../host/ownership.ts";
 
 /** A unix socket's place, held by a lock for as long as this process serves. */
 export class SocketPlace {
@@ -46,10 +46,20 @@ export class SocketPlace {
 
   /** Gives the socket its owner and its mode, and shows it under its own name in one step. */
   publish(): void {
-    adopt(this.staged, dirname(this.path));
-    chmodSync(this.staged, this.mode);
-    this.published = lstatSync(this.staged).ino;
-    renameSync(this.staged, this.path);
+    using folder = HeldFolder.open(dirname(this.path));
+    const staged = basename(this.staged);
+    // Who owns the folder may have put a link, or another's file, in its place since.
+    const fd = folder.in(staged, (path) => openSync(path, O_PATH | constants.O_NOFOLLOW));
+    try {
+      const stat = fstatSync(fd);
+      if (!stat.isSocket()) throw new LarderError("failed", `"${this.staged}" is no socket any more`);
+      adopt(fd, folder);
+      chmodSync(pathOf(fd), this.mode);
+      this.published = stat.ino;
+    } finally {
+      closeSync(fd);
+    }
+    folder.in(staged, (path) => renameSync(path, folder.at(basename(this.path))));
   }
 
   /** Takes its own socket away, and not what somebody has put in its place since. */

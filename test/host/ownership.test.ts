@@ -1,8 +1,21 @@
 import { describe, expect, test } from "bun:test";
-import { chownSync, closeSync, lstatSync, mkdirSync, openSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chownSync,
+  closeSync,
+  lchownSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { FileLock } from "../../src/host/flock.ts";
-import { adopt, makeFolder } from "../../src/host/ownership.ts";
+import { adopt, HeldFolder, makeFolder } from "../../src/host/ownership.ts";
 import { TemporaryFolder } from "../larder.ts";
 
 const ROOT = process.geteuid?.() === 0;
@@ -51,20 +64,15 @@ describe.if(ROOT)("run by root in a user's home", () => {
     expect(owner(join(there, "new"))).toEqual([0, 0]);
   });
 
-  test("adopt gives a path or an open file to the folder's owner", () => {
+  test("adopt gives an open file to the folder's owner", () => {
     using folder = new TemporaryFolder();
-    const path = join(folder.path, "path");
-    const open = join(folder.path, "open");
-    writeFileSync(path, "");
-    const fd = openSync(open, "wx");
+    const path = join(folder.path, "open");
+    const fd = openSync(path, "wx");
     chownSync(folder.path, 1234, 2345);
-    adopt(path, folder.path);
-    adopt(fd, folder.path);
+    using held = HeldFolder.open(folder.path);
+    adopt(fd, held);
     closeSync(fd);
-    expect([owner(path), owner(open)]).toEqual([
-      [1234, 2345],
-      [1234, 2345],
-    ]);
+    expect(owner(path)).toEqual([1234, 2345]);
   });
 
   test("a lock file is its folder's owner's from the start", () => {
@@ -89,15 +97,61 @@ describe.if(ROOT)("run by root in a user's home", () => {
     expect(owner(path)).toEqual([4321, 4321]);
   });
 
-  test("adopt does not reach through a link", () => {
-    using folder = new TemporaryFolder();
-    const elsewhere = join(folder.path, "elsewhere");
-    const home = join(folder.path, "home");
-    writeFileSync(elsewhere, "");
-    mkdirSync(home);
-    chownSync(home, 1234, 2345);
-    symlinkSync(elsewhere, join(home, "link"));
-    adopt(join(home, "link"), home);
-    expect(owner(elsewhere)).toEqual([0, 0]);
+  test("a folder of the user's is worked in wherever its path leads by now", () => {
+    using place = new TemporaryFolder();
+    const { home, elsewhere } = homeBeside(place.path);
+    const folder = join(home, "folder");
+    mkdirSync(folder);
+    chownSync(folder, 1234, 2345);
+    using held = HeldFolder.open(folder);
+    renameSync(folder, join(home, "moved"));
+    symlinkSync(elsewhere, folder);
+    held.in("file", (path) => writeFileSync(path, ""));
+    expect(readdirSync(elsewhere)).toEqual([]);
+    expect(readdirSync(join(home, "moved"))).toEqual(["file"]);
+    expect(() => held.in("none", unlinkSync)).toThrow(expect.objectContaining({ path: join(folder, "none") }));
+  });
+
+  test("a folder of root's is worked in where it lies in the home, or root's own link leads to it", () => {
+    using place = new TemporaryFolder();
+    const { home, elsewhere } = homeBeside(place.path);
+    mkdirSync(join(home, "made", "by", "root"), { recursive: true });
+    symlinkSync(home, join(place.path, "link"));
+    for (const path of [
+      join(home, "made", "by", "root"),
+      join(place.path, "link", "made", "by", "root"),
+      elsewhere,
+      place.path,
+    ]) {
+      using held = HeldFolder.open(path);
+      expect(held.stat.ino).toBe(statSync(path).ino);
+    }
+  });
+
+  test("no link of the user's leads root to a folder that is not the user's", () => {
+    using place = new TemporaryFolder();
+    const { home, elsewhere } = homeBeside(place.path);
+    mkdirSync(join(elsewhere, "tmp"));
+    symlinkSync(elsewhere, join(home, "cache"));
+    lchownSync(join(home, "cache"), 1234, 2345);
+    for (const path of [join(home, "cache"), join(home, "cache", "tmp")]) {
+      expect(() => HeldFolder.open(path)).toThrow("user 1234 has it lead to what is another's");
+      expect(() => makeFolder(join(path, "new"))).toThrow("user 1234 has it lead to what is another's");
+      expect(() => FileLock.take(join(path, "x.lock"))).toThrow("user 1234 has it lead to what is another's");
+    }
+    chownSync(join(elsewhere, "tmp"), 4321, 4321);
+    expect(() => HeldFolder.open(join(home, "cache", "tmp"))).toThrow();
+    chownSync(join(elsewhere, "tmp"), 1234, 2345);
+    using held = HeldFolder.open(join(home, "cache", "tmp"));
+    expect(held.stat.uid).toBe(1234);
   });
 });
+
+/** A home of a user's, and a folder of root's beside it. */
+function homeBeside(place: string): { home: string; elsewhere: string } {
+  const [home, elsewhere] = [join(place, "home"), join(place, "elsewhere")];
+  mkdirSync(home);
+  mkdirSync(elsewhere);
+  chownSync(home, 1234, 2345);
+  return { home, elsewhere };
+}

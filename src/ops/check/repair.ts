@@ -1,5 +1,5 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { examineErofs, isRejected, readExtents, rewriteExtents } from "../../cache/artifact.ts";
 import { isTarget, type Target, target } from "../../cache/delete.ts";
 import { readRegular } from "../../cache/file.ts";
@@ -13,7 +13,7 @@ import { listUsage } from "../../db/usage.ts";
 import { asCatalogueError, writeTransaction } from "../../db/write.ts";
 import { asLarderError, type Code, LarderError, namingPath } from "../../error.ts";
 import { FileLock } from "../../host/flock.ts";
-import { adopt, makeFolder } from "../../host/ownership.ts";
+import { adopt, HeldFolder, makeFolder } from "../../host/ownership.ts";
 import type { Larder } from "../../larder.ts";
 import type { ImageMetadata } from "../../oci/metadata.ts";
 import { inSweepOrder } from "../collect.ts";
@@ -150,19 +150,22 @@ function relocate(larder: Larder, file: CacheFile): Outcome {
     const text = rewriteExtents(readRegular(file.path) ?? "", (path) => larder.cache.relocated(path) ?? path);
     const staged = larder.cache.staged(file);
     makeFolder(dirname(staged));
+    using scratch = HeldFolder.open(dirname(staged));
+    using folder = HeldFolder.open(dirname(file.path));
+    const inScratch = <T>(work: (path: string) => T) => scratch.in(basename(staged), work);
     // Made anew, so that neither a link nor a left-over in its place is written to.
-    rmSync(staged, { force: true });
-    const fd = openSync(staged, "wx", 0o644);
+    inScratch((path) => rmSync(path, { force: true }));
+    const fd = inScratch((path) => openSync(path, "wx", 0o644));
     try {
-      adopt(fd, dirname(file.path));
+      adopt(fd, folder);
       namingPath(staged, () => {
         // All of it, or an error: `writeSync` may write less.
         writeFileSync(fd, text);
         fsyncSync(fd);
       });
-      renameSync(staged, file.path);
+      inScratch((path) => renameSync(path, folder.at(basename(file.path))));
     } catch (error) {
-      rmSync(staged, { force: true });
+      inScratch((path) => rmSync(path, { force: true }));
       throw error;
     } finally {
       closeSync(fd);

@@ -1,0 +1,146 @@
+import { describe, expect, test } from "bun:test";
+import {
+  chownSync,
+  existsSync,
+  lchownSync,
+  lutimesSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { Unlinker } from "../../src/host/unlink.ts";
+import { SocketPlace } from "../../src/server/socket.ts";
+import { run, TemporaryFolder } from "../larder.ts";
+import { at, OLD, Store } from "../store.ts";
+
+const USER = 1234;
+
+/** A folder of root's, laid out like a cache, with old files in it that have names of a cache's. */
+class Precious extends TemporaryFolder {
+  readonly files = [join("tmp", "others", "file"), at.layer("a"), at.layer("stray"), at.vmdk("one")];
+
+  constructor() {
+    super();
+    for (const file of this.files) {
+      mkdirSync(join(this.path, file, ".."), { recursive: true });
+      writeFileSync(join(this.path, file), "precious");
+    }
+    const old = (Date.now() - OLD) / 1000;
+    for (const file of [...this.files, join("tmp", "others")]) lutimesSync(join(this.path, file), old, old);
+  }
+
+  expectWhole(): void {
+    for (const file of this.files) expect(readFileSync(join(this.path, file), "utf8")).toBe("precious");
+    for (const folder of ["", "tmp", "layers", "vmdk"]) expect(statSync(join(this.path, folder)).uid).toBe(0);
+    expect([...this.files, "tmp/others", "tmp", "layers", "vmdk"].map((file) => join(this.path, file)).sort()).toEqual(
+      readdirSync(this.path, { recursive: true, encoding: "utf8" })
+        .map((file) => join(this.path, file))
+        .sort(),
+    );
+  }
+}
+
+async function hostileStore(): Promise<Store> {
+  const store = await Store.make({ one: { references: ["one=docker.io/library/one:latest"], layers: ["a"] } });
+  for (const name of [".", ...readdirSync(store.path, { recursive: true, encoding: "utf8" })])
+    lchownSync(join(store.path, name), USER, USER);
+  return store;
+}
+
+function link(target: string, path: string): void {
+  rmSync(path, { recursive: true, force: true });
+  symlinkSync(target, path);
+  lchownSync(path, USER, USER);
+}
+
+describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads it astray", () => {
+  const DELETING = [
+    ["gc"],
+    ["gc", "--sweep-unrecorded"],
+    ["prune", "--unused", "--min-age", "0s"],
+    ["rm", "one"],
+    ["check", "--repair"],
+  ];
+
+  test.each(DELETING)(
+    "%s %s deletes and makes nothing in a folder of root's to which the cache is a link",
+    async (...args) => {
+      using store = await hostileStore();
+      using precious = new Precious();
+      link(precious.path, store.cache);
+      await run([...args, "--home", store.path]);
+      precious.expectWhole();
+    },
+  );
+
+  test.each(DELETING)(
+    "%s %s deletes nothing in a folder of root's to which one of the cache is a link",
+    async (...args) => {
+      using store = await hostileStore();
+      using precious = new Precious();
+      for (const folder of ["tmp", "layers", "vmdk"]) link(join(precious.path, folder), join(store.cache, folder));
+      await run([...args, "--home", store.path]);
+      precious.expectWhole();
+    },
+  );
+
+  test("gc says why it leaves such a folder, and foresees it", async () => {
+    using store = await hostileStore();
+    using precious = new Precious();
+    link(precious.path, store.cache);
+    for (const args of [["gc", "-n"], ["gc"]]) {
+      const { stdout } = await run([...args, "--format", "json", "--home", store.path]);
+      expect(JSON.parse(stdout).files).toEqual([]);
+      expect(stdout).toContain("run larder as that user");
+    }
+  });
+
+  test("a config.json of the user's moves the cache to no folder of root's", async () => {
+    using store = await hostileStore();
+    using precious = new Precious();
+    const config = join(store.path, "config.json");
+    writeFileSync(config, JSON.stringify({ paths: { cache: precious.path } }));
+    for (const args of [["list"], ...DELETING]) {
+      const { code, stderr } = await run([...args, "--home", store.path]);
+      expect([code, stderr]).toEqual([1, expect.stringContaining(`will not follow the configuration "${config}"`)]);
+    }
+    precious.expectWhole();
+    chownSync(precious.path, USER, USER);
+    expect((await run(["list", "--home", store.path])).code).toBe(0);
+  });
+
+  test("what a folder held goes, and nothing of where its path leads by now", async () => {
+    using store = await hostileStore();
+    using precious = new Precious();
+    mkdirSync(join(store.cache, "tmp", "others"));
+    store.write("tmp/others/mine");
+    chownSync(join(store.cache, "tmp", "others"), USER, USER);
+    const path = join(store.cache, "tmp", "others");
+    await using unlinker = new Unlinker(store.cache);
+    using held = unlinker.hold(path)!;
+    renameSync(join(store.cache, "tmp"), join(store.cache, "old"));
+    link(join(precious.path, "tmp"), join(store.cache, "tmp"));
+    held.unlinkTree();
+    precious.expectWhole();
+    expect(existsSync(join(store.cache, "old", "others"))).toBe(false);
+  });
+
+  test("a link in the place of a socket that is being made changes no other file's mode or owner", async () => {
+    using folder = new TemporaryFolder();
+    const secret = join(folder.path, "secret");
+    writeFileSync(secret, "", { mode: 0o600 });
+    const home = join(folder.path, "home");
+    mkdirSync(home);
+    chownSync(home, USER, USER);
+    using place = await SocketPlace.take(join(home, "larder.sock"), 0o666);
+    link(secret, place.staged);
+    expect(() => place.publish()).toThrow();
+    expect([statSync(secret).mode & 0o777, statSync(secret).uid]).toEqual([0o600, 0]);
+  });
+});
