@@ -68,7 +68,8 @@ export function isSystemError(error: unknown): error is Error & SystemError {
 
 /**
  * Any thrown value as a LarderError: what is one already stays; a system call's failure becomes a sentence
- * that names the path; the rest keeps its message under `failed`.
+ * that names the path; the rest keeps its message under `failed`, a JSON parser's without the words of the text: it may be a
+ * file that whoever sees the message may not read, to which a link leads.
  */
 export function asLarderError(error: unknown): LarderError {
   if (error instanceof LarderError) return error;
@@ -78,7 +79,8 @@ export function asLarderError(error: unknown): LarderError {
       : `${error.syscall ?? "a system call"} failed`;
     return new LarderError("failed", `${what}: ${ERRNO[error.code]}`, error);
   }
-  return new LarderError("failed", error instanceof Error ? error.message : String(error), error);
+  const message = error instanceof Error ? error.message : String(error);
+  return new LarderError("failed", error instanceof SyntaxError ? message.replace(/ ".*"$/s, "") : message, error);
 }
 
 /** To be given to `catch`: what a signal ended is undefined, and any other failure is thrown on. */

@@ -1,6 +1,6 @@
 import { readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { isErrno, LarderError } from "./error.ts";
+import { asLarderError, isErrno, LarderError } from "./error.ts";
 import { masterOf } from "./host/ownership.ts";
 
 /** Where one store's things are; every path absolute. */
@@ -109,11 +109,7 @@ function readConfig(path: string): Config {
     if (document === null || typeof document !== "object") throw new TypeError("it holds no JSON object");
   } catch (error) {
     // msb itself refuses to start on it, and a tool that deletes must not guess which cache was meant.
-    throw new LarderError(
-      "failed",
-      `cannot read the configuration "${path}": ${error instanceof Error ? error.message : error}`,
-      error,
-    );
+    throw new LarderError("failed", `cannot read the configuration "${path}": ${asLarderError(error).message}`, error);
   }
   return pickPaths(document);
 }

@@ -115,6 +115,25 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     expect((await run(["list", "--home", store.path])).code).toBe(0);
   });
 
+  test("no word of a file to which config.json or a snapshot leads is told", async () => {
+    using store = await hostileStore();
+    using precious = new Precious();
+    const secret = join(precious.path, "manifest.json");
+    for (const text of ["S3cret", '{"password": S3cret}', "S3cret:19000:0:"]) {
+      writeFileSync(secret, text, { mode: 0o600 });
+      link(secret, join(store.path, "config.json"));
+      const { code, stderr } = await run(["list", "--home", store.path]);
+      expect([code, stderr]).toEqual([1, expect.stringContaining("cannot read the configuration")]);
+      expect(stderr).not.toContain("S3cret");
+      rmSync(join(store.path, "config.json"));
+      mkdirSync(join(store.path, "snapshots"), { recursive: true });
+      link(precious.path, join(store.path, "snapshots", "x"));
+      const { stdout } = await run(["check", "--format", "json", "--home", store.path]);
+      expect(stdout).toContain("pin-unreadable");
+      expect(stdout).not.toContain("S3cret");
+    }
+  });
+
   test("what a folder held goes, and nothing of where its path leads by now", async () => {
     using store = await hostileStore();
     using precious = new Precious();
