@@ -49,6 +49,7 @@ const ERRNO: Record<string, string> = {
   EIO: "the device reported an input/output error",
   EUCLEAN: "the file system is damaged (let fsck look at it)",
   EBADMSG: "the file system is damaged (let fsck look at it)",
+  EFBIG: "it is larger than 64 MiB, or than a file may be",
   EBUSY: "it is in use, or something is mounted there",
   ESTALE: "the file is gone from the server that it lies on",
   ELOOP: "it is a symbolic link, and larder does not follow links here",

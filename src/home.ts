@@ -1,7 +1,8 @@
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { asLarderError, isErrno, LarderError } from "./error.ts";
 import { masterOf } from "./host/ownership.ts";
+import { readWholeAt } from "./host/read.ts";
 
 /** Where one store's things are; every path absolute. */
 export interface Home {
@@ -91,14 +92,7 @@ function findSnapshots(start: string, root: string, config: Config): string[] {
 function readConfig(path: string): Config {
   let bytes: Uint8Array;
   try {
-    // A pipe would be waited for, and a device never end.
-    const stat = statSync(path);
-    if (!stat.isFile())
-      throw new LarderError(
-        "failed",
-        `cannot read the configuration "${path}": it is ${stat.isDirectory() ? "a directory" : "no regular file"}`,
-      );
-    bytes = readFileSync(path);
+    bytes = readWholeAt(path, `the configuration "${path}"`);
   } catch (error) {
     if (isErrno(error, "ENOENT") || isErrno(error, "ENOTDIR")) return {};
     throw error;

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { linkSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { linkSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { LarderError } from "../src/error.ts";
@@ -147,6 +147,14 @@ describe("resolveHome", () => {
     Bun.spawnSync(["mkfifo", pipe]);
     for (const path of [pipe, "/dev/zero"])
       expect(refusal(() => resolveHome(folder.path, { MSB_CONFIG_PATH: path })).message).toContain("no regular file");
+  });
+
+  test("fails on a configuration of more than 64 MiB, and does not read it", () => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "config.json");
+    writeFileSync(path, "{}");
+    truncateSync(path, 64 * 1024 * 1024 + 1);
+    expect(() => resolveHome(folder.path, {})).toThrow(expect.objectContaining({ code: "EFBIG", path }));
   });
 
   test("refuses a path that no file can have", () => {

@@ -6,12 +6,12 @@ import {
   opendirSync,
   openSync,
   readdirSync,
-  readFileSync,
   readSync,
   type Stats,
 } from "node:fs";
 import { join } from "node:path";
 import { isErrno, LarderError, namingPath } from "../error.ts";
+import { readWhole } from "../host/read.ts";
 
 /** What `lstat` says, or undefined where nothing is. */
 export function measure(path: string): Stats | undefined {
@@ -108,11 +108,12 @@ export function hasEntry(folder: string): boolean {
 
 /**
  * The text of a regular file, or undefined where nothing is. A link is not followed and a pipe is not waited for:
- * both throw `invalid`, as does text that is not UTF-8. A byte order mark stays, since msb rejects it.
+ * both throw `invalid`, as does text that is not UTF-8. A byte order mark stays, since msb rejects it. Fails with EFBIG for
+ * more than 64 MiB.
  */
 export function readRegular(path: string): string | undefined {
-  return openRegular(path, (fd) => {
-    const bytes = readFileSync(fd);
+  return openRegular(path, (fd, stat) => {
+    const bytes = readWhole(fd, path, stat);
     try {
       return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     } catch (error) {
@@ -130,7 +131,7 @@ export function readHead(path: string, length: number): string | undefined {
 }
 
 /** Opens a regular file without following a link, and closes it again; undefined where nothing is. */
-export function openRegular<T>(path: string, use: (fd: number) => T): T | undefined {
+export function openRegular<T>(path: string, use: (fd: number, stat: Stats) => T): T | undefined {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -142,8 +143,9 @@ export function openRegular<T>(path: string, use: (fd: number) => T): T | undefi
     throw error;
   }
   try {
-    if (!fstatSync(fd).isFile()) throw new LarderError("invalid", `"${path}" is not a regular file`);
-    return namingPath(path, () => use(fd));
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw new LarderError("invalid", `"${path}" is not a regular file`);
+    return namingPath(path, () => use(fd, stat));
   } finally {
     closeSync(fd);
   }

@@ -14,6 +14,7 @@ import { basename, dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { mayBeLocked } from "../host/flock.ts";
 import { adopt, HeldFolder, refuseUnadoptable } from "../host/ownership.ts";
+import { readWholeAt } from "../host/read.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
 
@@ -357,7 +358,7 @@ function findOpenDowngrade(path: string): string | undefined {
 function phaseOf(journal: string): unknown {
   let text: string;
   try {
-    text = readFileSync(journal, "utf8");
+    text = Buffer.from(readWholeAt(journal)).toString();
   } catch (error) {
     if (isErrno(error, "EACCES")) throw error;
     // No journal, no downgrade; an unreadable one may be an open one.

@@ -75,6 +75,16 @@ describe("readRegular", () => {
     }
   });
 
+  test("fails on what has more than 64 MiB, as on what the system cannot read", () => {
+    using folder = new TemporaryFolder();
+    const path = join(folder.path, "file");
+    writeFileSync(path, "");
+    truncateSync(path, 64 * 1024 * 1024);
+    expect(readRegular(path)).toHaveLength(64 * 1024 * 1024);
+    truncateSync(path, 64 * 1024 * 1024 + 1);
+    expect(() => readRegular(path)).toThrow(expect.objectContaining({ code: "EFBIG", path }));
+  });
+
   test("refuses bytes that are not UTF-8", () => {
     using folder = new TemporaryFolder();
     const path = join(folder.path, "file");

@@ -6,6 +6,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -15,7 +16,7 @@ import {
 import { join } from "node:path";
 import { addIndexes, createCatalogue, openForReading, openForWriting } from "../../src/db/open.ts";
 import { LarderError } from "../../src/error.ts";
-import { openIn, TemporaryFolder } from "../larder.ts";
+import { openIn, run, TemporaryFolder } from "../larder.ts";
 
 // The tables of msb v0.4.4 with their columns in order.
 const TABLES: Record<string, string> = {
@@ -437,6 +438,19 @@ describe("openForWriting", () => {
     const path = create(folder);
     mkdirSync(join(folder.path, "self-downgrade", "op", "journal.json"), { recursive: true });
     expect(refusal(() => openForWriting(path)).code).toBe("failed");
+  });
+
+  test("takes a journal that is a pipe for an open one, and does not wait for it", async () => {
+    using folder = new TemporaryFolder();
+    create(folder);
+    const operation = join(folder.path, "self-downgrade", "op");
+    mkdirSync(operation, { recursive: true });
+    Bun.spawnSync(["mkfifo", join(operation, "journal.json")]);
+    mkdirSync(join(folder.path, "db"));
+    for (const name of readdirSync(folder.path))
+      if (name !== "db") renameSync(join(folder.path, name), join(folder.path, "db", name));
+    const { code, stderr } = await run(["gc", "--home", folder.path], { under: ["timeout", "20"] });
+    expect([code, stderr]).toEqual([1, expect.stringContaining("an msb downgrade is not finished")]);
   });
 
   test("follows a database that is linked into its place", () => {
