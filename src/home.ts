@@ -32,7 +32,7 @@ export function resolveHome(flag: string | undefined, env: Environment): Home {
   const configuration = env.MSB_CONFIG_PATH || join(start, "config.json");
   const config = readConfig(configuration);
   const home = flag === undefined ? config.home : undefined;
-  for (const path of [home, config.cache]) if (path !== undefined) refuseAstray(configuration, path);
+  for (const path of [home, config.cache, config.snapshots]) if (path !== undefined) refuseAstray(configuration, path);
   const root = home === undefined ? start : resolve(home);
   return {
     root,
@@ -42,7 +42,7 @@ export function resolveHome(flag: string | undefined, env: Environment): Home {
   };
 }
 
-// Root deletes, and makes files, where the configuration says: a user must not send it to what is another's.
+// Root reads, makes and deletes files where the configuration says: a user must not send it to what is another's.
 function refuseAstray(configuration: string, path: string): void {
   const master = masterOf(configuration);
   if (!master || masterOf(path)?.uid === master.uid) return;

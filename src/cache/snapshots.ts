@@ -1,6 +1,7 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { asLarderError, isErrno } from "../error.ts";
+import { asLarderError, isErrno, LarderError } from "../error.ts";
+import { whyAstray } from "../host/ownership.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { measure, namesIn, readRegular } from "./file.ts";
 
@@ -24,7 +25,10 @@ export function readSnapshots(...folders: string[]): SnapshotOnDisk[] {
 }
 
 function* walk(folder: string, prefix: string, seen: Set<string>): Generator<SnapshotOnDisk> {
-  const entries = unlessTrouble(prefix.slice(0, -1) || folder, () => namesIn(folder).sort());
+  const entries = unlessTrouble(prefix.slice(0, -1) || folder, () => {
+    refuseAstray(folder);
+    return namesIn(folder).sort();
+  });
   if (!Array.isArray(entries)) return yield entries;
   for (const entry of entries) {
     const path = join(folder, entry);
@@ -33,6 +37,7 @@ function* walk(folder: string, prefix: string, seen: Set<string>): Generator<Sna
       // A link may lead back to where the walk came from.
       if (identity === undefined || seen.has(identity)) return undefined;
       seen.add(identity);
+      refuseAstray(path);
       return readSnapshot(path, prefix + entry);
     });
     if (found === undefined) continue;
@@ -49,6 +54,12 @@ function unlessTrouble<T>(name: string, look: () => T): T | SnapshotOnDisk {
   } catch (error) {
     return { name, trouble: asLarderError(error).message };
   }
+}
+
+// Root would walk all of the disk behind a user's link to it.
+function refuseAstray(folder: string): void {
+  const astray = measure(folder)?.isSymbolicLink() ? whyAstray(folder) : undefined;
+  if (astray !== undefined) throw new LarderError("failed", astray);
 }
 
 // Through links: a snapshot that was moved to another disk needs its image no less.

@@ -80,7 +80,7 @@ export class HeldFolder implements Disposable {
     closeSync(fd);
     throw new LarderError(
       "failed",
-      `will not change what is in "${path}" as root: user ${master.uid} has it lead to what is another's (run larder as that user)`,
+      `will not go into "${path}" as root: user ${master.uid} has it lead to what is another's (run larder as that user)`,
     );
   }
 
@@ -108,13 +108,14 @@ export class HeldFolder implements Disposable {
   }
 }
 
-/** Why `HeldFolder.open` refuses a folder that is there, as a sentence, or undefined. */
+/** Why `HeldFolder.open` refuses a folder, as a sentence; undefined where it does not, or where nothing is. */
 export function whyAstray(path: string): string | undefined {
   try {
     HeldFolder.open(path)[Symbol.dispose]();
     return undefined;
   } catch (error) {
     if (error instanceof LarderError) return error.message;
+    if (isErrno(error, "ENOENT")) return undefined;
     throw error;
   }
 }

@@ -126,12 +126,30 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
       expect([code, stderr]).toEqual([1, expect.stringContaining("cannot read the configuration")]);
       expect(stderr).not.toContain("S3cret");
       rmSync(join(store.path, "config.json"));
-      mkdirSync(join(store.path, "snapshots"), { recursive: true });
-      link(precious.path, join(store.path, "snapshots", "x"));
+      store.snapshotOnDisk("x", text);
       const { stdout } = await run(["check", "--format", "json", "--home", store.path]);
       expect(stdout).toContain("pin-unreadable");
       expect(stdout).not.toContain("S3cret");
     }
+  });
+
+  test("a link of the user's leads to no snapshots in what is not the user's", async () => {
+    using store = await hostileStore();
+    using precious = new Precious();
+    const snapshots = join(store.path, "snapshots");
+    mkdirSync(snapshots);
+    chownSync(snapshots, USER, USER);
+    mkdirSync(join(precious.path, "deep", "down"), { recursive: true });
+    writeFileSync(join(precious.path, "deep", "down", "manifest.json"), "{}");
+    const check = async () => (await run(["check", "--format", "json", "--home", store.path])).stdout;
+    for (const place of [join(snapshots, "x"), snapshots]) {
+      link(precious.path, place);
+      const stdout = await check();
+      expect(stdout).toContain(`will not go into \\"${place}\\" as root`);
+      expect(stdout).not.toContain("down");
+    }
+    lchownSync(precious.path, USER, USER);
+    expect(await check()).toContain("deep/down");
   });
 
   test("what a folder held goes, and nothing of where its path leads by now", async () => {
