@@ -23,6 +23,8 @@ export interface PruneName {
   reference: string;
   canonical: string | null;
   createdAt: number | null;
+  /** Its metadata file, if its image has other names, as an index into `PruneState.files`; several names may have the same. */
+  metadata?: number;
 }
 
 /** A manifest with everything that a decision about it rests on. */
@@ -36,7 +38,7 @@ export interface PruneImage {
   pinnedBy: Pin[];
   /** The lock that a pull holds on one of its files, or the file that a pull or load has just written, or undefined. */
   locked?: string;
-  /** Its files, as indexes into `PruneState.files`. */
+  /** Its files, but for those that go with a name, as indexes into `PruneState.files`. */
   files: number[];
 }
 
@@ -128,7 +130,7 @@ export function planPrune({ images, files, disk, work }: PruneState, policy: Pru
   for (const image of byAge) {
     const decided = decideByRule(image, rules, now);
     decisions.set(image, decided);
-    if (isEvicted(decided)) ledger.evict(image);
+    ledger.evict(filesGoing(image, decided));
   }
   const needed = bytesNeeded(policy, disk);
   const outcome = needed === null ? null : decideByBudget(byAge, decisions, ledger, needed - disk.garbageBytes, work);
@@ -159,12 +161,27 @@ function isEvicted(decided: Decision[]): boolean {
   return decided.every(({ action }) => action === "evict");
 }
 
+// An image's decisions are in the order of its names.
+function filesGoing({ names, files }: PruneImage, decided: Decision[]): number[] {
+  const metadata = names.flatMap((name, i) => (decided[i]!.action === "evict" ? metadataOf(name) : []));
+  return isEvicted(decided) ? [...files, ...metadata] : metadata;
+}
+
+function filesLeft({ names, files }: PruneImage, decided: Decision[]): number[] {
+  return [...files, ...names.flatMap((name, i) => (decided[i]!.action === "keep" ? metadataOf(name) : []))];
+}
+
+function metadataOf({ metadata }: PruneName): number[] {
+  return metadata === undefined ? [] : [metadata];
+}
+
 // A file's bytes count for the image that was the last to hold it, in the order of eviction.
 function attributeBytes(byAge: PruneImage[], decisions: Map<PruneImage, Decision[]>, ledger: Ledger): void {
-  const evicted = byAge.filter((image) => isEvicted(decisions.get(image)!));
-  const byRule = (image: PruneImage) => decisions.get(image)!.every(({ cause }) => cause !== "budget");
-  for (const image of [...evicted.filter(byRule), ...evicted.filter((image) => !byRule(image))]) {
-    decisions.get(image)!.at(-1)!.bytes = ledger.evict(image);
+  const byBudget = (image: PruneImage) => decisions.get(image)!.some(({ cause }) => cause === "budget");
+  for (const image of [...byAge.filter((image) => !byBudget(image)), ...byAge.filter(byBudget)]) {
+    const decided = decisions.get(image)!;
+    const last = decided.findLast(({ action }) => action === "evict");
+    if (last) last.bytes = ledger.evict(filesGoing(image, decided));
   }
 }
 
@@ -335,14 +352,16 @@ function decideByBudget(
   const taken: PruneImage[] = [];
   for (const image of byAge) {
     if (ledger.freed >= needed) break;
-    if (!isCandidate(image, decisions.get(image)!)) continue;
-    ledger.evict(image);
+    const decided = decisions.get(image)!;
+    if (!isCandidate(image, decided)) continue;
+    ledger.evict(filesLeft(image, decided));
     taken.push(image);
   }
   const missing = Math.max(needed - ledger.freed, 0);
   // Where the target is out of reach, what can be reached takes its place: no image goes that does not help.
   const floor = Math.min(needed, ledger.freed);
-  const evicted = new Set(taken.reverse().filter((image) => !ledger.spare(image, floor)));
+  const isSpared = (image: PruneImage) => ledger.spare(filesLeft(image, decisions.get(image)!), floor);
+  const evicted = new Set(taken.reverse().filter((image) => !isSpared(image)));
   for (const [image, decided] of decisions) {
     for (const decision of decided.filter(({ cause }) => cause === "no-rule")) {
       Object.assign(decision, evicted.has(image) ? OVER_BUDGET : staysWithinBudget(decided));
@@ -378,7 +397,7 @@ function isCandidate({ names }: PruneImage, decided: Decision[]): boolean {
   );
 }
 
-/** Counts, file by file, how many images that stay need it. A file is freed by the last of its images to go. */
+/** Counts, file by file, how many images and names that stay need it. A file is freed by the last of them to go. */
 class Ledger {
   freed = 0;
   private readonly users: Uint32Array;
@@ -388,11 +407,12 @@ class Ledger {
     private readonly bytes: number[],
   ) {
     this.users = new Uint32Array(bytes.length);
-    for (const { files } of images) for (const file of files) this.users[file]!++;
+    for (const { files, names } of images)
+      for (const file of [...files, ...names.flatMap(metadataOf)]) this.users[file]!++;
   }
 
-  /** Takes an image out, and returns the bytes that this frees. */
-  evict({ files }: PruneImage): number {
+  /** Takes out what needs these files, and returns the bytes that this frees. */
+  evict(files: number[]): number {
     const before = this.freed;
     for (const file of files) {
       this.users[file]!--;
@@ -401,9 +421,11 @@ class Ledger {
     return this.freed - before;
   }
 
-  /** Puts an image back if `floor` bytes stay freed without it, and tells whether it did. */
-  spare({ files }: PruneImage, floor: number): boolean {
-    const held = files.reduce((sum, file) => sum + (this.users[file] === 0 ? this.bytes[file]! : 0), 0);
+  /** Puts it back if `floor` bytes stay freed without it, and tells whether it did. */
+  spare(files: number[], floor: number): boolean {
+    const held = new Set(files)
+      .values()
+      .reduce((sum, file) => sum + (this.users[file] === 0 ? this.bytes[file]! : 0), 0);
     if (this.freed - held < floor) return false;
     for (const file of files) this.users[file]!++;
     this.freed -= held;

@@ -69,10 +69,16 @@ export function readState(
   const kept = new Set(units.filter((_, i) => isKept(files[i]!)));
   const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
   const state: PruneState = {
-    images: used.map((image) => ({
-      ...toPruneImage(cache, image, files, { work, isLoading, unsettled, now, grace }),
-      files: [...new Set(image.files.map((file) => units[file]!))],
-    })),
+    images: used.map((image) => {
+      const metadata = metadataByName(image, index);
+      const common = image.files.filter((file) => !metadata.includes(file));
+      const { names, ...rest } = toPruneImage(cache, image, files, { work, isLoading, unsettled, now, grace });
+      return {
+        ...rest,
+        names: names.map((name, i) => (metadata[i] === undefined ? name : { ...name, metadata: units[metadata[i]]! })),
+        files: [...new Set(common.map((file) => units[file]!))],
+      };
+    }),
     files: bytes,
     ...(work !== undefined && { work }),
     disk: {
@@ -85,6 +91,14 @@ export function readState(
     state,
     bytesLeft: (planned, gone) => sum(unitsLeft(files, units, planned, gone).map((unit) => bytes[unit]!)),
   };
+}
+
+// Of the only name of an image it goes with the others of the image's files.
+function metadataByName({ canonicals }: UsedImage, index: Usage["index"]): (number | undefined)[] {
+  if (canonicals.length < 2) return [];
+  return canonicals.map((canonical) =>
+    canonical === null ? undefined : index.find("metadata", canonicalKey(canonical)),
+  );
 }
 
 // Those all of whose names were to go, and one of them has not.

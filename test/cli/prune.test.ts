@@ -533,6 +533,29 @@ describe("larder prune: plan and application", () => {
     expect(store.references()).toEqual([]);
   });
 
+  test("counts the metadata file of a name that a rule takes where another name of its image is kept", async () => {
+    using store = new Store();
+    store.alias(store.image({ names: ["acme/a:1"] }), "acme/a:2");
+    store.image({ names: ["acme/b:1"] });
+    const args = ["prune", "--keep-last", "1", "--max-size", String(allocatedIn(store.cache) - 4096)];
+    const dry = await larderJson(store.home, [...args, "--dry-run"]);
+    const report = await larderJson(store.home, args);
+    expect(report.references).toEqual(["acme/a:1"]);
+    expect(report.bytes_reclaimed).toBe(4096);
+    expect(report.target).toMatchObject({ needed: 4096, planned: 4096, missing: 0, left: 0 });
+    expect(report.decisions.map(({ bytes }: Decision) => bytes)).toEqual([4096, 0, 0]);
+    expect(dry.target).toEqual(report.target);
+  });
+
+  test("exits 0 where such a file is all that the budget asks for", async () => {
+    using store = new Store();
+    store.alias(store.image({ names: ["acme/a:1"] }), "acme/a:2");
+    const budget = String(allocatedIn(store.cache) - 4096);
+    const args = ["prune", "--keep-last", "1", "--keep", "acme/a:2", "--max-size", budget];
+    expect((await larder(store.home, ...args)).code).toBe(0);
+    expect(allocatedIn(store.cache)).toBe(Number(budget));
+  });
+
   test("stays below --max-size, and takes no image without need", async () => {
     using store = new Store();
     for (let i = 1; i <= 9; i++)

@@ -181,7 +181,7 @@ export class Oracle {
         return mine.length > 0 && !whole.has(digest) && !shielded(digest) && !mine.some(isKept);
       })
       .sort((a, b) => this.lastUsed(a) - this.lastUsed(b) || (a < b ? -1 : 1));
-    const budget = this.overBudget(policy, whole, candidates, grace);
+    const budget = this.overBudget(policy, byRule, whole, candidates, grace);
     const evicted = names.filter((name) => byRule.includes(name) || budget?.taken.has(name.digest));
     const spare = new Set([...this.manifests.keys()].filter(shielded));
     const expected = this.collect(evicted, spare, grace, false, sweepUnrecorded);
@@ -262,7 +262,7 @@ export class Oracle {
   }
 
   // Least recently used first until it is enough; then, newest first, whatever turns out not to be needed is spared.
-  private overBudget(policy: OraclePolicy, whole: Set<string>, candidates: string[], grace: number) {
+  private overBudget(policy: OraclePolicy, byRule: Name[], whole: Set<string>, candidates: string[], grace: number) {
     if (policy.maxSize === undefined) return undefined;
     const orphans = [...this.layers.keys()].filter((diffId) => !this.isHeld(diffId, new Set()));
     const garbage = new Set([
@@ -274,7 +274,7 @@ export class Oracle {
     const garbageBytes = [...garbage].reduce((sum, path) => sum + this.files.get(path)!.bytes, 0);
     const needed = this.totalBytes() - policy.maxSize - garbageBytes;
     const taken = new Set<string>();
-    const freed = () => this.freedBy(new Set([...whole, ...taken]));
+    const freed = () => this.freedBy(new Set([...whole, ...taken]), byRule);
     for (const digest of candidates) {
       if (freed() >= needed) break;
       taken.add(digest);
@@ -293,19 +293,21 @@ export class Oracle {
     return !/^tmp\/|\.part$|\.tar\.gz$/.test(path) && this.files.get(path)!.mtime <= this.now;
   }
 
-  private freedBy(gone: Set<string>): number {
-    let bytes = 0;
-    for (const [path, file] of this.files) {
-      const users = this.usersOf(path, file.owner);
-      if (users.length > 0 && users.every((digest) => gone.has(digest))) bytes += file.bytes;
+  private freedBy(gone: Set<string>, byRule: Name[]): number {
+    const isGone = (name: Name) => gone.has(name.digest) || byRule.includes(name);
+    let sum = 0;
+    for (const { owner, bytes } of this.files.values()) {
+      const users =
+        owner.kind === "metadata"
+          ? [...this.names.values()].filter(({ reference }) => reference.canonical === owner.canonical).map(isGone)
+          : this.usersOf(owner).map((digest) => gone.has(digest));
+      if (users.length > 0 && users.every(Boolean)) sum += bytes;
     }
-    return bytes;
+    return sum;
   }
 
-  private usersOf(_path: string, owner: Owner): string[] {
+  private usersOf(owner: Owner): string[] {
     return [...this.manifests].flatMap(([digest, { image }]) => {
-      if (owner.kind === "metadata")
-        return this.namesOf(digest).some(({ reference }) => reference.canonical === owner.canonical) ? digest : [];
       if (owner.kind === "layer") return holds(image, owner.diffId) ? digest : [];
       if (owner.kind === "flat_blob") return this.flatArtifactOf(digest) === owner.artifact ? digest : [];
       return "manifest" in owner && owner.manifest === digest ? digest : [];

@@ -39,7 +39,8 @@ export function oracle(state: PruneState, policy: PrunePolicy, now: number): Ora
   const byBudget = new Set<PruneImage>();
   let missing = 0;
   if (needed !== null) {
-    const isEnough = (gone: Set<PruneImage>, bytes: number) => state.disk.garbageBytes + freed(state, gone) >= bytes;
+    const freedBy = (gone: Set<PruneImage>) => state.disk.garbageBytes + freed(state, gone, byRule);
+    const isEnough = (gone: Set<PruneImage>, bytes: number) => freedBy(gone) >= bytes;
     const candidates = state.images
       .filter((image) => image.names.length > 0 && !evicted.has(image))
       .filter((image) => image.names.every(({ id }) => !protectedNames.has(id)))
@@ -49,7 +50,7 @@ export function oracle(state: PruneState, policy: PrunePolicy, now: number): Ora
       if (isEnough(new Set([...goneByRule, ...taken]), needed)) break;
       taken.push(image);
     }
-    const reached = state.disk.garbageBytes + freed(state, new Set([...goneByRule, ...taken]));
+    const reached = freedBy(new Set([...goneByRule, ...taken]));
     missing = needed > reached ? needed - reached : 0;
     const goal = missing > 0 ? reached : needed;
     for (const image of [...taken].reverse()) {
@@ -64,12 +65,15 @@ export function oracle(state: PruneState, policy: PrunePolicy, now: number): Ora
   return { protectedNames, protectedImages, byRule, evicted, byBudget, needed, missing };
 }
 
-/** Bytes of the files that only these images have. */
-export function freed({ images, files }: PruneState, gone: Set<PruneImage>): number {
+/** Bytes of the files that only these images and these names have. */
+export function freed({ images, files }: PruneState, gone: Set<PruneImage>, goneNames: Set<number>): number {
   let sum = 0;
   files.forEach((bytes, file) => {
-    const users = images.filter((image) => image.files.includes(file));
-    if (users.length > 0 && users.every((image) => gone.has(image))) sum += bytes;
+    const users = images.flatMap((image) => [
+      ...(image.files.includes(file) ? [gone.has(image)] : []),
+      ...image.names.filter(({ metadata }) => metadata === file).map(({ id }) => gone.has(image) || goneNames.has(id)),
+    ]);
+    if (users.length > 0 && users.every((isGone) => isGone)) sum += bytes;
   });
   return sum;
 }

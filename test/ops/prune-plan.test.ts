@@ -8,7 +8,7 @@ import {
   type PruneState,
   planPrune,
 } from "../../src/ops/prune-plan.ts";
-import { freed, oracle } from "./prune-oracle.ts";
+import { freed, type OracleVerdict, oracle } from "./prune-oracle.ts";
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -760,18 +760,16 @@ function disagreement({ state, policy }: World): string | undefined {
     if (action === "evict" && isForBudget !== (cause === "budget"))
       return `name ${referenceId} of ${manifestId} goes for the wrong cause, ${cause}`;
   }
-  return wrongFigures({ state, policy }, plan, evicted, truth.byBudget, truth.needed, truth.missing);
+  return wrongFigures({ state, policy }, plan, evicted, truth);
 }
 
 function wrongFigures(
   { state }: World,
   { decisions, target }: PrunePlan,
   evicted: Set<PruneImage>,
-  byBudget: Set<PruneImage>,
-  needed: number | null,
-  missing: number,
+  { byRule, byBudget, needed, missing }: OracleVerdict,
 ): string | undefined {
-  const bytes = freed(state, evicted);
+  const bytes = freed(state, evicted, byRule);
   const attributed = decisions.reduce((sum, decision) => sum + decision.bytes, 0);
   if (attributed !== bytes) return `its decisions free ${attributed} bytes, and the files that go have ${bytes}`;
   if ((target === null) !== (needed === null)) return "it has a target without a budget, or a budget without a target";
@@ -783,7 +781,7 @@ function wrongFigures(
   const goal = Math.min(target.needed, planned);
   for (const image of byBudget) {
     const without = new Set([...evicted].filter((other) => other !== image));
-    if (state.disk.garbageBytes + freed(state, without) >= goal) return `${image.manifestId} could be spared`;
+    if (state.disk.garbageBytes + freed(state, without, byRule) >= goal) return `${image.manifestId} could be spared`;
   }
   return undefined;
 }
@@ -849,6 +847,7 @@ function randomWorld(seed: number): World {
         reference,
         createdAt,
         canonical: isReference(reference) ? canonicalReference(reference) : null,
+        ...(names.length > 1 && chance(0.8) && { metadata: below(files.length) }),
       })),
       lastUsed: time(),
       pinnedBy: chance(0.12) ? [{ kind: pick(["sandbox", "snapshot"] as const), name: "p" }] : [],
