@@ -2,19 +2,29 @@ import type { Target } from "../cache/delete.ts";
 import { isYoung, measure } from "../cache/file.ts";
 import { type CachePaths, FOLDERS } from "../cache/paths.ts";
 import { findRunningScratch } from "../cache/work.ts";
+import type { Pins } from "../db/pins.ts";
 import { LarderError } from "../error.ts";
 import { type FileSystem, isOneFileSystem, settledFileSystemOf } from "../host/disk.ts";
 import { mayBeLocked } from "../host/flock.ts";
 import type { Larder } from "../larder.ts";
 import { isDigest } from "../oci/digest.ts";
 import { canonicalKey } from "../oci/reference.ts";
-import { asksForFreeSpace, freeWanted, type PruneImage, type PrunePolicy, type PruneState } from "./prune-plan.ts";
+import {
+  asksForFreeSpace,
+  freeWanted,
+  hasBudget,
+  type PruneImage,
+  type PrunePolicy,
+  type PruneState,
+} from "./prune-plan.ts";
 import { metadataGrace } from "./settled.ts";
+import { bootedBy } from "./snapshots.ts";
 import type { Usage, UsedFile, UsedImage } from "./usage.ts";
 
 /** What the state is read for, and what of the moment is known already. Milliseconds. */
 interface Asked {
   policy: PrunePolicy;
+  pins: Pins;
   /** What shows that a pull or load runs, or undefined. */
   work: string | undefined;
   now: number;
@@ -38,7 +48,7 @@ export function readState(
   { files, images, catalogue, index }: Usage,
   used: UsedImage[],
   strays: Target[],
-  { policy, work, now, grace }: Asked,
+  { policy, pins, work, now, grace }: Asked,
 ): ReadState {
   const isLoading = work !== undefined && findRunningScratch(cache, now, grace) !== undefined;
   const orphans = catalogue.layers.filter(({ manifests, isHeldElsewhere }) => manifests === 0 && !isHeldElsewhere);
@@ -51,7 +61,7 @@ export function readState(
   const isForSpace = freeWanted(policy, disk) > disk.freeBytes || (asksForSpace && policy.maxSize === undefined);
   const { units, bytes } = unitsOf(files, isForSpace);
   // What an image needs that no policy may take stays, as does a file that is nobody's and no garbage either, a layer of a
-  // manifest that is not there, and a folder in an artifact's place.
+  // manifest that is not there, a folder in an artifact's place, and metadata by which msb boots a snapshot.
   const staying = [
     ...images.filter(({ manifest }) => !isDigest(manifest.digest)).flatMap(({ files }) => files),
     ...catalogue.layers
@@ -59,8 +69,14 @@ export function readState(
       .flatMap(({ diffId }) => index.find("layer", diffId) ?? []),
   ];
   const isKept = ({ path }: UsedFile) => !garbage.has(path);
+  // Read for a budget alone, which counts its bytes. What a reference has names another image where `persist` moved that on.
+  const booted = hasBudget(policy) ? bootedBy(pins) : () => undefined;
   for (const [i, file] of files.entries())
-    if ((file.images === 0 && isKept(file)) || (file.isFolder && !cache.isScratch(file.path))) staying.push(i);
+    if (
+      (file.images === 0 ? isKept(file) : booted(file) !== undefined) ||
+      (file.isFolder && !cache.isScratch(file.path))
+    )
+      staying.push(i);
   const elsewhere = isForSpace ? foldersElsewhere(cache) : [];
   if (elsewhere.length > 0)
     for (const [i, { path }] of files.entries())

@@ -162,6 +162,7 @@ function selectByPolicy(larder: Larder, pins: PinWatch, { policy, grace }: Prune
   const young = work !== undefined ? [] : strays.young.filter(({ kind }) => kind !== "staging" && kind !== "blob");
   const { state, bytesLeft } = readState(larder, usage, used, [...strays.targets, ...young], {
     policy,
+    pins: pins.read(),
     work,
     now,
     grace,

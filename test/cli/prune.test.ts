@@ -556,6 +556,22 @@ describe("larder prune: plan and application", () => {
     expect(allocatedIn(store.cache)).toBe(Number(budget));
   });
 
+  test("counts on no metadata file by which a snapshot of another image boots", async () => {
+    using store = new Store();
+    const digest = store.image({ names: ["acme/a:1"] });
+    const other = store.image({ names: ["acme/b:1"], used: 20 * DAY });
+    store.image({ names: ["acme/c:1"], used: 10 * DAY });
+    store.pinBySnapshot("base", digest);
+    // As `persist --metadata` moves a name on.
+    const moved = "UPDATE image_ref SET manifest_id = (SELECT id FROM manifest WHERE digest = ?) WHERE reference = ?";
+    store.db.query(moved).run(other, "acme/a:1");
+    const budget = allocatedIn(store.cache) - 8192 - 4 * 4096;
+    const { code, stdout } = await larder(store.home, "prune", "--max-size", String(budget), "--format", "json");
+    const { target } = JSON.parse(stdout);
+    expect([code, target.missing, target.left]).toEqual([0, 0, 0]);
+    expect(allocatedIn(store.cache)).toBeLessThanOrEqual(budget);
+  });
+
   test("stays below --max-size, and takes no image without need", async () => {
     using store = new Store();
     for (let i = 1; i <= 9; i++)
