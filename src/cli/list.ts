@@ -23,8 +23,12 @@ export default defineCommand({
     "  digest=PREFIX         of the manifest, with or without sha256:",
   ].join("\n"),
   flags: {
-    all: { type: "boolean", alias: "a", description: "show untagged manifests too" },
-    quiet: { type: "boolean", alias: "q", description: "print references only; JSON stays whole" },
+    all: { type: "boolean", alias: "a", description: "show untagged manifests too, after the others" },
+    quiet: {
+      type: "boolean",
+      alias: "q",
+      description: "print references only, of untagged manifests digests; JSON stays whole",
+    },
     filter: { type: "string", valueHint: "KEY=VALUE", multiple: true, description: "show only what matches" },
   },
   operands: { least: 0, most: 0 },

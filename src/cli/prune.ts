@@ -50,7 +50,7 @@ export default defineCommand({
   name: "prune",
   summary: "Evict images by policy and budget, then collect",
   details:
-    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference: * is any characters, / too, ? is one, all else itself), what a sandbox or snapshot\nneeds, what is younger than --min-age, and what a pull is at work on.\nAn untagged image goes whatever the rules, as with gc, once it is older than --min-age.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%, of the file system;\nas the kubelet counts, what is kept for root is not free.",
+    "At least one rule or budget is needed. An image must match every rule that is given; a budget then takes, least\nrecently used first, from what the rules left, --keep-last included. Never evicted is what --keep names (a glob for\nthe whole reference: * is any characters, / too, ? is one, all else itself), what a sandbox or snapshot\nneeds, what is younger than --min-age, and what a pull is at work on.\nAn untagged image goes whatever the rules, as with gc, once it is older than --min-age.\nAn image is used when one of its names is put on record (pulled, loaded), or a layer that no other image has is; the\nnewest is what was put on record last for the first time. What has no time that can be read counts as of now.\nAges: 90s 15m 12h 14d. Sizes: 1048576 500MB 20GiB (a bare number is bytes). Percentages: 15%, of the file system;\nas the kubelet counts, what is kept for root is not free.",
   flags: FLAGS,
   operands: { least: 0, most: 0 },
   examples: [
