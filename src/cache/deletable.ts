@@ -36,8 +36,10 @@ function whyNotWritable(folder: string): unknown {
   const astray = whyNot(() => HeldFolder.open(folder)[Symbol.dispose]());
   if (astray !== undefined) return astray;
   const error = whyNot(() => accessSync(folder, constants.W_OK | constants.X_OK));
-  // access(2) asks without the rights that a user's service may have been given.
-  return error !== undefined && isErrno(error, "EACCES") && hasCapability(CAP_DAC_OVERRIDE) ? undefined : error;
+  // access(2) asks without the rights that a user's service may have been given, but with those of a root, which in a user
+  // namespace are none over what is another's.
+  const isGranted = process.getuid?.() !== 0 && hasCapability(CAP_DAC_OVERRIDE);
+  return error !== undefined && isErrno(error, "EACCES") && isGranted ? undefined : error;
 }
 
 function whyNoneCanBeTaken(locks: string[]): unknown {

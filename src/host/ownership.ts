@@ -28,8 +28,8 @@ interface Master {
 const MOST_LINKS = 40;
 
 /**
- * The first user other than root to whom a part of a path belongs, who can change where it leads. Undefined where there is
- * none, and where this process is not root's: then nobody gains by it.
+ * The first user other than root, and than who owns `/`, to whom a part of a path belongs, who can change where it leads.
+ * Undefined where there is none, and where this process is not root's: then nobody gains by it.
  */
 export function masterOf(path: string, links = MOST_LINKS): Master | undefined {
   if (!isRoot() || links === 0) return undefined;
@@ -39,7 +39,8 @@ export function masterOf(path: string, links = MOST_LINKS): Master | undefined {
     const part = join(parent, name);
     const stat = lstatSync(part, { throwIfNoEntry: false });
     if (!stat) return undefined;
-    if (stat.uid !== 0) return { uid: stat.uid, place };
+    // To the root of a user namespace the system's root is nobody, as every user of whom it does not know.
+    if (stat.uid !== 0 && stat.uid !== statSync("/").uid) return { uid: stat.uid, place };
     if (stat.isSymbolicLink())
       return masterOf(join(resolve(parent, readlinkSync(part)), relative(part, place)), links - 1);
     parent = part;
@@ -133,8 +134,18 @@ export function adopt(created: number, folder: HeldFolder): void {
   if (!isRoot()) return;
   const owner = folder.stat;
   const now = fstatSync(created);
-  // Through its path: a descriptor that opens nothing, as of a socket, takes no fchown(2).
-  if (now.uid !== owner.uid || now.gid !== owner.gid) chownSync(pathOf(created), owner.uid, owner.gid);
+  if (now.gid !== owner.gid) give(created, now.uid, owner.gid);
+  if (now.uid !== owner.uid) give(created, owner.uid, fstatSync(created).gid);
+}
+
+function give(created: number, uid: number, gid: number): void {
+  try {
+    // Through its path: a descriptor that opens nothing, as of a socket, takes no fchown(2).
+    chownSync(pathOf(created), uid, gid);
+  } catch (error) {
+    // To a user or group that this user namespace does not know its root can give nothing, as no other user can.
+    if (!isErrno(error, "EINVAL")) throw error;
+  }
 }
 
 /** Throws `failed` where `adopt` could not give away what is about to be made in a folder. */

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import {
+  chmodSync,
   chownSync,
   existsSync,
   lchownSync,
@@ -17,7 +18,8 @@ import { join } from "node:path";
 import { Unlinker } from "../../src/host/unlink.ts";
 import { SocketPlace } from "../../src/server/socket.ts";
 import { run, TemporaryFolder } from "../larder.ts";
-import { at, OLD, Store } from "../store.ts";
+import { IN_NAMESPACE, namespaceRefused } from "../namespace.ts";
+import { at, metadataOf, OLD, Store } from "../store.ts";
 
 const USER = 1234;
 
@@ -181,3 +183,38 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     expect([statSync(secret).mode & 0o777, statSync(secret).uid]).toEqual([0o600, 0]);
   });
 });
+
+const namespace = namespaceRefused();
+
+describe.skipIf(namespace !== undefined)(
+  `run by a user who is root in a user namespace${namespace ? ` (${namespace})` : ""}`,
+  () => {
+    test.each<string[]>([
+      ["rm", "one"],
+      ["prune", "--unused", "--min-age", "0s"],
+    ])("%s goes into what a link of that user's leads to, and is that user's", async (...args) => {
+      using store = await Store.make({ one: { references: ["one=docker.io/library/one:latest"], layers: ["a"] } });
+      using elsewhere = new TemporaryFolder();
+      const under = [...store.asNobody(), ...IN_NAMESPACE];
+      renameSync(store.cache, join(elsewhere.path, "cache"));
+      chmodSync(elsewhere.path, 0o755);
+      symlinkSync(join(elsewhere.path, "cache"), store.cache);
+      const { code, stderr } = await run([...args, "--home", store.path], { under });
+      expect([code, stderr]).toEqual([0, expect.not.stringContaining("as root")]);
+      expect(store.rows().references).toEqual([]);
+      expect(store.files()).toEqual([]);
+    });
+
+    test("persist makes a home in a folder of a group that the namespace does not know", async () => {
+      using folder = new TemporaryFolder();
+      chownSync(folder.path, 65534, 4321);
+      const home = join(folder.path, "home");
+      const metadata = join(folder.path, "metadata.json");
+      writeFileSync(metadata, JSON.stringify(metadataOf("one", ["a"])));
+      const under = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", ...IN_NAMESPACE];
+      const { code, stderr } = await run(["persist", "one", "--metadata", metadata, "--home", home], { under });
+      expect([code, stderr]).toEqual([0, expect.any(String)]);
+      expect(statSync(join(home, "db", "msb.db")).uid).toBe(65534);
+    });
+  },
+);

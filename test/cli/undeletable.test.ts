@@ -1,8 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import { chmodSync, lstatSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, lstatSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { larder, run } from "../larder.ts";
 import { Mounted, mountingRefused, runTool } from "../mount.ts";
+import { IN_NAMESPACE, namespaceRefused } from "../namespace.ts";
 import { at, Store } from "../store.ts";
 
 const ONE = "ghcr.io/acme/one:1";
@@ -39,6 +40,17 @@ const OBSTACLES: [what: string, refusal: string | undefined, says: string, obsta
       const under = store.asNobody();
       chmodSync(layers, 0o555);
       return { under, [Symbol.dispose]: () => chmodSync(layers, 0o755) };
+    },
+  ],
+  [
+    "folder is of a user whom the root of a user namespace does not know",
+    namespaceRefused(),
+    'cannot access "/cache/layers": permission denied',
+    (store) => {
+      for (const layer of ["base", "own", "theirs"]) writeFileSync(join(store.cache, at.layerLock(layer)), "");
+      const under = [...store.asNobody(), ...IN_NAMESPACE];
+      chownSync(join(store.cache, "layers"), 12345, 12345);
+      return { under, [Symbol.dispose]() {} };
     },
   ],
   [
