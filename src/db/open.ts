@@ -1,7 +1,9 @@
 import { Database, SQLiteError } from "bun:sqlite";
 import {
+  accessSync,
   closeSync,
   constants,
+  existsSync,
   lstatSync,
   openSync,
   readdirSync,
@@ -13,7 +15,7 @@ import {
 import { basename, dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { mayBeLocked } from "../host/flock.ts";
-import { adopt, HeldFolder, refuseUnadoptable } from "../host/ownership.ts";
+import { adopt, HeldFolder, refuseUnadoptable, whyUnadoptable } from "../host/ownership.ts";
 import { readWholeAt } from "../host/read.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
@@ -58,6 +60,8 @@ export function openForReading(path: string, patienceMs = BUSY_TIMEOUT_MS): Data
  */
 export function openForWriting(path: string): Database | undefined {
   if (!isThere(path)) return undefined;
+  const why = whyNoLog(path);
+  if (why !== undefined) throw new LarderError("failed", why);
   return explainSqlite(path, () => {
     const db = open(path, "readwrite");
     return keepIf(db, () => {
@@ -95,6 +99,26 @@ export function addIndexes(db: Database): void {
 
 // Connections that have been asked: a server puts thousands of images on record through one.
 const INDEXED = new WeakSet<Database>();
+
+// SQLite makes the log and its index even to read, with the mode of the database, and gives them to its owner where it may.
+// Where it may not, no msb of that owner's could write any more. Says why they must not be made, where they could be.
+function whyNoLog(path: string): string | undefined {
+  const folder = dirname(path);
+  const why = isAllowed(path)
+    ? whyUnadoptable(folder)
+    : `cannot make "${path}-shm", which its owner could not use: this user may not write the database (run larder as its owner)`;
+  if (why === undefined || [`${path}-wal`, `${path}-shm`].every((file) => existsSync(file))) return undefined;
+  return isAllowed(folder) ? why : undefined;
+}
+
+function isAllowed(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 // A connection that nobody receives must not stay open: it holds the file, and the file system that it lies on.
 function keepIf(db: Database, accept: () => boolean): Database | undefined {
@@ -189,6 +213,11 @@ function open(path: string, mode: "readonly" | "readwrite", patienceMs = BUSY_TI
 }
 
 function openReadOnly(path: string, patienceMs: number): Database {
+  const why = whyNoLog(path);
+  if (why !== undefined) {
+    if (statSync(`${path}-wal`, { throwIfNoEntry: false })?.size) throw new LarderError("failed", why);
+    return openImage(path);
+  }
   const db = open(path, "readonly", patienceMs);
   try {
     db.query("SELECT 1 FROM sqlite_master").get();

@@ -150,11 +150,14 @@ function give(created: number, uid: number, gid: number): void {
 
 /** Throws `failed` where `adopt` could not give away what is about to be made in a folder. */
 export function refuseUnadoptable(folder: string): void {
-  if (!isRoot() || statSync(folder).uid === 0 || hasCapability(CAP_CHOWN)) return;
-  throw new LarderError(
-    "failed",
-    `can make nothing in "${folder}", which is another user's: this root may give away no file (leave it CAP_CHOWN, or run larder as that user)`,
-  );
+  const why = whyUnadoptable(folder);
+  if (why !== undefined) throw new LarderError("failed", why);
+}
+
+/** Why it would, as a sentence; undefined where it would not. */
+export function whyUnadoptable(folder: string): string | undefined {
+  if (!isRoot() || statSync(folder).uid === 0 || hasCapability(CAP_CHOWN)) return undefined;
+  return `can make nothing in "${folder}", which is another user's: this root may give away no file (leave it CAP_CHOWN, or run larder as that user)`;
 }
 
 function isRoot(): boolean {

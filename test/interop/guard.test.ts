@@ -288,6 +288,35 @@ describe.skipIf(!canSwitch)("a home of another user, larder run by root (needs r
     await expectUsable(home, archive, WEB.tags);
   });
 
+  test.each([
+    ["a root that may give nothing away", ["--bounding-set=-chown", "--inh-caps=-chown"]],
+    ["another user of its group", [`--reuid=${USER + 1}`, `--regid=${GROUP}`, "--clear-groups"]],
+  ])("stays theirs when %s looks at it", async (_, rights) => {
+    using folder = await theirFolder();
+    const home = folder.path;
+    const archive = join(home, "images.tar");
+    expect((await theirs(home, "load", "-i", archive)).code).toBe(0);
+    chmodSync(home, 0o755);
+    chmodSync(join(home, "db"), 0o2775);
+    // The last to write folds the log in, and takes it and its index away.
+    await theirLarder(home, "rm", ...JOB.tags);
+    const as = async (...args: string[]) => {
+      const child = Bun.spawn(["setpriv", ...rights, theirExecutable, ...args, "--home", home], { stderr: "pipe" });
+      return [await child.exited, await child.stderr.text()];
+    };
+    const database = ["msb.db", "msb.db.migration.lock"];
+    for (const command of ["list", "df", "check"]) {
+      expect(await as(command)).toEqual([0, expect.any(String)]);
+      expect(readdirSync(join(home, "db")).sort()).toEqual(database);
+    }
+    expect(await as("rm", WEB.tags[0]!)).toEqual([
+      1,
+      expect.stringMatching(/\(.*run larder as (that user|its owner)\)/),
+    ]);
+    expect(readdirSync(join(home, "db")).sort()).toEqual(database);
+    await expectUsable(home, archive, WEB.tags);
+  });
+
   test("is accounted for and collected although root has left a folder in it that only root can read", async () => {
     using folder = await theirFolder();
     const home = folder.path;
