@@ -24,6 +24,9 @@ interface Master {
   place: string;
 }
 
+/** What else helps against a refusal, where root's msb has made a folder of a user's. */
+export const OR_CHOWN = ", or chown the folder where it should be that user's";
+
 // As many as the kernel follows.
 const MOST_LINKS = 40;
 
@@ -77,11 +80,12 @@ export class HeldFolder implements Disposable {
     const master = lately(path);
     if (master === undefined) return new HeldFolder(path, undefined);
     const fd = openSync(path, O_PATH | constants.O_DIRECTORY);
-    if (fstatSync(fd).uid === master.uid || readlinkSync(pathOf(fd)) === master.place) return new HeldFolder(path, fd);
+    const { uid } = fstatSync(fd);
+    if (uid === master.uid || readlinkSync(pathOf(fd)) === master.place) return new HeldFolder(path, fd);
     closeSync(fd);
     throw new LarderError(
       "failed",
-      `will not go into "${path}" as root: user ${master.uid} has it lead to what is another's (run larder as that user)`,
+      `will not go into "${path}" as root: user ${master.uid} has it lead to what is another's (run larder as that user${uid === 0 ? OR_CHOWN : ""})`,
     );
   }
 

@@ -113,8 +113,34 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
       expect([code, stderr]).toEqual([1, expect.stringContaining(`will not follow the configuration "${config}"`)]);
     }
     precious.expectWhole();
+    const list = () => run(["list", "--home", store.path]);
+    expect((await list()).stderr).toContain("or chown the folder where it should be that user's");
     chownSync(precious.path, USER, USER);
-    expect((await run(["list", "--home", store.path])).code).toBe(0);
+    expect((await list()).code).toBe(0);
+    // A disk that is not mounted.
+    renameSync(precious.path, `${precious.path}.away`);
+    expect((await list()).stderr).toContain("or mount or make the other, as that user's: it is not there");
+    renameSync(`${precious.path}.away`, precious.path);
+    expect((await list()).code).toBe(0);
+  });
+
+  test("a folder of the user's own store that root has made is refused behind a link until it is given away", async () => {
+    using store = await hostileStore();
+    using elsewhere = new TemporaryFolder();
+    renameSync(store.cache, join(elsewhere.path, "cache"));
+    link(join(elsewhere.path, "cache"), store.cache);
+    const layers = join(store.cache, "layers");
+    chownSync(layers, 0, 0);
+    const rm = () => run(["rm", "one", "--home", store.path]);
+    const refused = await rm();
+    expect([refused.code, refused.stderr]).toEqual([
+      1,
+      expect.stringContaining(`"${layers}" as root: user ${USER} has it lead to what is another's`),
+    ]);
+    expect(refused.stderr).toContain("run larder as that user, or chown the folder where it should be that user's");
+    chownSync(layers, USER, USER);
+    expect((await rm()).code).toBe(0);
+    expect(store.files()).toEqual([]);
   });
 
   test("no word of a file to which config.json or a snapshot leads is told", async () => {
