@@ -63,10 +63,14 @@ export class WarmHome {
   }
 }
 
-// The index of the log counts too: who copies a backup over the file keeps its inode, and takes away the log beside it.
+// The index of the log counts too: who copies a backup over the file keeps its inode, and takes away the log beside it. Where
+// none is, the file was read into memory, and whoever wrote to it since may have taken the index away again.
 function identify(database: string): string {
-  const files = [database, `${database}-shm`].map((path) => statSync(path, { throwIfNoEntry: false }));
-  return files[0] ? files.map((stat) => (stat ? `${stat.dev}-${stat.ino}` : "")).join("-") : "";
+  const file = statSync(database, { throwIfNoEntry: false });
+  if (!file) return "";
+  const index = statSync(`${database}-shm`, { throwIfNoEntry: false });
+  const beside = index ? [index.dev, index.ino] : [file.size, file.mtimeMs];
+  return [file.dev, file.ino, ...beside].join("-");
 }
 
 // What the snapshots pin is a part of each answer. They are few, and read whole: the time of a folder does not tell

@@ -1,10 +1,12 @@
 import { describe, expect, test } from "bun:test";
-import { rmSync, statSync } from "node:fs";
+import { existsSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { listNames } from "../../src/db/images.ts";
 import { resolveHome } from "../../src/home.ts";
-import { openToWrite } from "../../src/larder.ts";
+import { openToRead, openToWrite } from "../../src/larder.ts";
 import { WarmHome } from "../../src/server/catalogue.ts";
+import { TemporaryFolder } from "../larder.ts";
+import { Mounted, mountingRefused, runTool } from "../mount.ts";
 import { metadataOf, Store } from "../store.ts";
 
 describe("WarmHome", () => {
@@ -26,4 +28,23 @@ describe("WarmHome", () => {
     warm.close();
     expect(store.unsound()).toEqual([]);
   });
+
+  const refusal = mountingRefused();
+
+  test.skipIf(refusal !== undefined)(
+    `follows who writes where it may make no log${refusal ? ` (${refusal})` : ""}`,
+    async () => {
+      using store = await Store.make({ web: { references: ["ghcr.io/acme/web:1"], layers: ["base"] } });
+      using view = new TemporaryFolder();
+      using _ = new Mounted(view.path, "--bind", store.path);
+      runTool("mount", "-o", "remount,bind,ro", view.path);
+      const warm = new WarmHome(resolveHome(view.path, {}), openToRead);
+      const names = () => warm.use((larder) => Array.from(listNames(larder!.db), ({ reference }) => reference).sort());
+      expect(names()).toEqual(["ghcr.io/acme/web:1"]);
+      await store.persist([{ reference: "late:1", metadata: metadataOf("late", ["base"]) }]);
+      expect(existsSync(`${store.database}-shm`)).toBe(false);
+      expect(names()).toEqual(["ghcr.io/acme/web:1", "late:1"]);
+      warm.close();
+    },
+  );
 });
