@@ -1,7 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { asLarderError, isErrno, LarderError } from "./error.ts";
-import { masterOf, OR_CHOWN } from "./host/ownership.ts";
+import { mastersOf, OR_CHOWN } from "./host/ownership.ts";
 import { readWholeAt } from "./host/read.ts";
 
 /** Where one store's things are; every path absolute. */
@@ -44,15 +44,14 @@ export function resolveHome(flag: string | undefined, env: Environment): Home {
 
 // Root reads, makes and deletes files where the configuration says: a user must not send it to what is another's.
 function refuseAstray(configuration: string, path: string): void {
-  const master = masterOf(configuration);
-  if (!master) return;
-  const other = masterOf(path);
-  if (other?.uid === master.uid) return;
-  const orOwn = other ? "" : OR_CHOWN;
+  const owners = mastersOf(path)?.users ?? [];
+  const stranger = mastersOf(configuration)?.users.find((user) => !owners.includes(user));
+  if (stranger === undefined) return;
+  const orOwn = owners.length > 0 ? "" : OR_CHOWN;
   const remedy = existsSync(path) ? orOwn : ", or mount or make the other, as that user's: it is not there";
   throw new LarderError(
     "failed",
-    `will not follow the configuration "${configuration}" to "${path}" as root: user ${master.uid} can change the one, and does not own the other (run larder as that user${remedy})`,
+    `will not follow the configuration "${configuration}" to "${path}" as root: user ${stranger} can change the one, and does not own the other (run larder as that user${remedy})`,
   );
 }
 

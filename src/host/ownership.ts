@@ -18,8 +18,9 @@ import { CAP_CHOWN, hasCapability } from "./capabilities.ts";
 // <fcntl.h>: a descriptor that stands for a file and opens nothing. It takes no permission, and waits for no pipe.
 export const O_PATH = 0o10000000;
 /** Who can change where a path leads. */
-interface Master {
-  uid: number;
+interface Masters {
+  /** Users other than root. */
+  users: number[];
   /** The path without the links in it that are root's. Whatever really lies there was led to by no link of a user's. */
   place: string;
 }
@@ -31,38 +32,61 @@ export const OR_CHOWN = ", or chown the folder where it should be that user's";
 const MOST_LINKS = 40;
 
 /**
- * The first user other than root, and than who owns `/`, to whom a part of a path belongs, who can change where it leads.
- * Undefined where there is none, and where this process is not root's: then nobody gains by it.
+ * The users other than root, and than who owns `/`, to whom a part of a path belongs, up to where a link of theirs leads on:
+ * each can change where it leads. Undefined where there is none, and where this process is not root's: then nobody gains by it.
  */
-export function masterOf(path: string, links = MOST_LINKS): Master | undefined {
+export function mastersOf(path: string, links = MOST_LINKS): Masters | undefined {
   if (!isRoot() || links === 0) return undefined;
   const place = resolve(path);
+  // To the root of a user namespace the system's root is nobody, as every user of whom it does not know.
+  const system = statSync("/").uid;
+  const users = new Set<number>();
   let parent = "/";
   for (const name of place.slice(1).split("/")) {
     const part = join(parent, name);
     const stat = lstatSync(part, { throwIfNoEntry: false });
-    if (!stat) return undefined;
-    // To the root of a user namespace the system's root is nobody, as every user of whom it does not know.
-    if (stat.uid !== 0 && stat.uid !== statSync("/").uid) return { uid: stat.uid, place };
-    if (stat.isSymbolicLink())
-      return masterOf(join(resolve(parent, readlinkSync(part)), relative(part, place)), links - 1);
+    if (!stat) break;
+    if (stat.uid !== 0 && stat.uid !== system) users.add(stat.uid);
+    if (stat.isSymbolicLink() && users.size === 0)
+      return mastersOf(join(resolve(parent, readlinkSync(part)), relative(part, place)), links - 1);
+    if (!stat.isDirectory()) break;
     parent = part;
   }
-  return undefined;
+  return users.size === 0 ? undefined : { users: [...users], place };
 }
 
-// To delete a file may take a lock of its own, and a batch is of thousands. Only root could change the answer meanwhile.
+// To delete a file may take a lock of its own, and a batch is of thousands. Who changes the answer meanwhile harms nobody else.
 const FRESH_MS = 100;
-const asked = new Map<string, { master: Master | undefined; until: number }>();
+const asked = new Map<string, { masters: Masters | undefined; until: number }>();
 
-function lately(folder: string): Master | undefined {
+function lately(path: string): Masters | undefined {
   const now = performance.now();
-  let answer = asked.get(folder);
+  let answer = asked.get(path);
   if (answer === undefined || answer.until < now) {
-    answer = { master: masterOf(folder), until: now + FRESH_MS };
-    asked.set(folder, answer);
+    answer = { masters: mastersOf(path), until: now + FRESH_MS };
+    asked.set(path, answer);
   }
-  return answer.master;
+  return answer.masters;
+}
+
+// Opens what a path leads to. Throws `failed` where a user has it lead root to what is not that user's.
+function openOwn(path: string, { users, place }: Masters, flags: number): number {
+  const fd = openSync(path, O_PATH | flags);
+  let stranger: number | undefined;
+  let owner: number | undefined;
+  try {
+    owner = fstatSync(fd).uid;
+    stranger = users.find((user) => user !== owner);
+    if (stranger === undefined || readlinkSync(pathOf(fd)) === place) return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+  closeSync(fd);
+  throw new LarderError(
+    "failed",
+    `will not follow "${path}" as root: user ${stranger} has it lead to what is another's (run larder as that user${owner === 0 ? OR_CHOWN : ""})`,
+  );
 }
 
 /**
@@ -77,16 +101,8 @@ export class HeldFolder implements Disposable {
 
   /** Throws `failed` where a user has the folder's path lead root to what is not that user's. */
   static open(path: string): HeldFolder {
-    const master = lately(path);
-    if (master === undefined) return new HeldFolder(path, undefined);
-    const fd = openSync(path, O_PATH | constants.O_DIRECTORY);
-    const { uid } = fstatSync(fd);
-    if (uid === master.uid || readlinkSync(pathOf(fd)) === master.place) return new HeldFolder(path, fd);
-    closeSync(fd);
-    throw new LarderError(
-      "failed",
-      `will not go into "${path}" as root: user ${master.uid} has it lead to what is another's (run larder as that user${uid === 0 ? OR_CHOWN : ""})`,
-    );
+    const masters = lately(path);
+    return new HeldFolder(path, masters && openOwn(path, masters, constants.O_DIRECTORY));
   }
 
   /** A path to a name in the folder. */
@@ -113,10 +129,11 @@ export class HeldFolder implements Disposable {
   }
 }
 
-/** Why `HeldFolder.open` refuses a folder, as a sentence; undefined where it does not, or where nothing is. */
+/** Why root should not follow a path, as a sentence: a user has it lead to what is not that user's. Undefined where nothing is. */
 export function whyAstray(path: string): string | undefined {
   try {
-    HeldFolder.open(path)[Symbol.dispose]();
+    const masters = lately(path);
+    if (masters) closeSync(openOwn(path, masters, 0));
     return undefined;
   } catch (error) {
     if (error instanceof LarderError) return error.message;

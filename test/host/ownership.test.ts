@@ -145,6 +145,19 @@ describe.if(ROOT)("run by root in a user's home", () => {
     using held = HeldFolder.open(join(home, "cache", "tmp"));
     expect(held.stat.uid).toBe(1234);
   });
+
+  test("no link leads root to whoever owns what the home lies in", () => {
+    using place = new TemporaryFolder();
+    chownSync(place.path, 4321, 4321);
+    const { home, elsewhere } = homeBeside(place.path);
+    chownSync(elsewhere, 4321, 4321);
+    symlinkSync(elsewhere, join(home, "cache"));
+    expect(() => HeldFolder.open(join(home, "cache"))).toThrow("user 1234 has it lead to what is another's");
+    for (const path of [home, elsewhere]) {
+      using held = HeldFolder.open(path);
+      expect(held.stat.ino).toBe(statSync(path).ino);
+    }
+  });
 });
 
 /** A home of a user's, and a folder of root's beside it. */
