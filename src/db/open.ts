@@ -15,7 +15,7 @@ import {
 import { basename, dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { mayBeLocked } from "../host/flock.ts";
-import { adopt, HeldFolder, refuseUnadoptable, whyUnadoptable } from "../host/ownership.ts";
+import { adopt, HeldFolder, refuseUnadoptable, whyAstray, whyUnadoptable } from "../host/ownership.ts";
 import { readWholeAt } from "../host/read.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
@@ -141,18 +141,19 @@ export function createCatalogue(path: string): void {
     if (isThere(path) && hasTables(path)) return;
     refuseLost(path);
     refuseLink(path);
+    using folder = HeldFolder.open(dirname(path));
     const staged = `${path}.new`;
     // What a crash left of an earlier try, and of an empty database whose place this one takes.
     for (const file of [staged, `${staged}-journal`, `${staged}-wal`, `${staged}-shm`, `${path}-wal`, `${path}-shm`]) {
-      rmSync(file, { force: true });
+      folder.in(basename(file), (path) => rmSync(path, { force: true }));
     }
-    claimFile(staged);
+    claimFile(staged, folder);
     {
       using db = open(staged, "readwrite");
       db.transaction(() => db.run(schema)).immediate();
       db.run("PRAGMA journal_mode = WAL");
     }
-    renameSync(staged, path);
+    folder.in(basename(staged), (staged) => renameSync(staged, folder.at(basename(path))));
   });
 }
 
@@ -178,9 +179,8 @@ function hasTables(path: string): boolean {
 }
 
 // Made and handed to the folder's owner before SQLite sees it: its own files beside it take the owner of this one.
-function claimFile(path: string): void {
-  refuseUnadoptable(dirname(path));
-  using folder = HeldFolder.open(dirname(path));
+function claimFile(path: string, folder: HeldFolder): void {
+  refuseUnadoptable(folder.path);
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
   const fd = folder.in(basename(path), (path) => openSync(path, flags, 0o644));
   try {
@@ -345,6 +345,8 @@ export function migrationHistory(db: Database): "there" | "empty" | "missing" {
 
 // Why a catalogue must not be written to, as a sentence: msb itself would refuse to start, or would wipe it (interop §2).
 function whyRefused(db: Database, path: string): string | undefined {
+  const astray = whyAstray(path);
+  if (astray !== undefined) return astray;
   const history = migrationHistory(db);
   // msb re-migrates such a database from nothing at its next start, and every image is gone.
   if (history !== "there")

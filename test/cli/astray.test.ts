@@ -22,6 +22,7 @@ import { IN_NAMESPACE, namespaceRefused } from "../namespace.ts";
 import { at, metadataOf, OLD, Store } from "../store.ts";
 
 const USER = 1234;
+const OTHER = 4321;
 
 /** A folder of root's, laid out like a cache, with old files in it that have names of a cache's. */
 class Precious extends TemporaryFolder {
@@ -143,6 +144,47 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     expect(store.files()).toEqual([]);
   });
 
+  test("a config.json of the user's moves the cache to no folder of whoever owns what the home lies in", async () => {
+    using place = new TemporaryFolder();
+    chownSync(place.path, OTHER, OTHER);
+    const home = join(place.path, "home");
+    mkdirSync(home);
+    const theirs = join(place.path, "theirs");
+    mkdirSync(theirs);
+    chownSync(theirs, OTHER, OTHER);
+    writeFileSync(join(home, "config.json"), JSON.stringify({ paths: { cache: theirs } }));
+    chownSync(home, USER, USER);
+    const { code, stderr } = await run(["list", "--home", home]);
+    expect([code, stderr]).toEqual([1, expect.stringContaining(`user ${USER} can change the one`)]);
+    writeFileSync(join(home, "config.json"), JSON.stringify({ paths: { cache: join(home, "moved") } }));
+    expect((await run(["list", "--home", home])).code).toBe(0);
+  });
+
+  test.each(["db", "db/msb.db"])("no row goes from root's catalogue, to which %s is a link", async (name) => {
+    using store = await hostileStore();
+    using roots = await Store.make({ one: { references: ["one=docker.io/library/one:latest"], layers: ["a"] } });
+    const before = roots.rows();
+    link(join(roots.path, name), join(store.path, name));
+    for (const args of DELETING.flatMap((args) => (args[0] === "check" ? [] : [args, [...args, "-n"]]))) {
+      const { code, stderr } = await run([...args, "--home", store.path]);
+      expect([args, code, stderr]).toEqual([args, 1, expect.stringContaining(`will not follow "${store.database}"`)]);
+      expect(roots.rows()).toEqual(before);
+    }
+    for (const path of [join(roots.path, name), roots.database]) chownSync(path, USER, USER);
+    expect((await run(["gc", "-n", "--home", store.path])).code).toBe(0);
+  });
+
+  test("no catalogue is made where the user's link leads, nor anything of another's that is being made taken away", async () => {
+    using store = await hostileStore();
+    using precious = new TemporaryFolder();
+    const files = ["msb.db-shm", "msb.db.migration.lock", "msb.db.new"];
+    for (const file of files) writeFileSync(join(precious.path, file), "");
+    link(precious.path, join(store.path, "db"));
+    const { code } = await run(["gc", "--sweep-unrecorded", "--home", store.path]);
+    expect(code).toBe(1);
+    expect(readdirSync(precious.path).sort()).toEqual(files);
+  });
+
   test("no word of a file to which config.json or a snapshot leads is told", async () => {
     using store = await hostileStore();
     using precious = new Precious();
@@ -173,7 +215,7 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     for (const place of [join(snapshots, "x"), snapshots]) {
       link(precious.path, place);
       const stdout = await check();
-      expect(stdout).toContain(`will not go into \\"${place}\\" as root`);
+      expect(stdout).toContain(`will not follow \\"${place}\\" as root`);
       expect(stdout).not.toContain("down");
     }
     lchownSync(precious.path, USER, USER);
@@ -207,6 +249,30 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     link(secret, place.staged);
     expect(() => place.publish()).toThrow();
     expect([statSync(secret).mode & 0o777, statSync(secret).uid]).toEqual([0o600, 0]);
+  });
+
+  test("a socket is made and taken away where its folder was, wherever that folder's path leads before or meanwhile", async () => {
+    using folder = new TemporaryFolder();
+    using precious = new TemporaryFolder();
+    for (const file of ["larder.sock.lock", ".larder.sock.new"]) writeFileSync(join(precious.path, file), "precious");
+    const home = join(folder.path, "home");
+    mkdirSync(join(home, "run"), { recursive: true });
+    for (const path of [home, join(home, "run")]) chownSync(path, USER, USER);
+    const path = join(home, "run", "larder.sock");
+    {
+      using place = await SocketPlace.take(path, 0o660);
+      renameSync(join(home, "run"), join(home, "old"));
+      link(precious.path, join(home, "run"));
+      const server = place.listen((unix) => Bun.serve({ unix, fetch: () => new Response() }));
+      place.publish();
+      expect(readdirSync(join(home, "old")).sort()).toEqual(["larder.sock", "larder.sock.lock"]);
+      await server.stop(true);
+    }
+    expect(readdirSync(join(home, "old"))).toEqual(["larder.sock.lock"]);
+    await expect(SocketPlace.take(path, 0o660)).rejects.toThrow("will not follow");
+    for (const file of readdirSync(precious.path))
+      expect(readFileSync(join(precious.path, file), "utf8")).toBe("precious");
+    expect(readdirSync(precious.path)).toHaveLength(2);
   });
 });
 
