@@ -4,6 +4,7 @@ import {
   chownSync,
   existsSync,
   lchownSync,
+  linkSync,
   lutimesSync,
   mkdirSync,
   readdirSync,
@@ -18,11 +19,13 @@ import { join } from "node:path";
 import { Unlinker } from "../../src/host/unlink.ts";
 import { SocketPlace } from "../../src/server/socket.ts";
 import { run, TemporaryFolder } from "../larder.ts";
+
 import { IN_NAMESPACE, namespaceRefused } from "../namespace.ts";
-import { at, metadataOf, OLD, Store } from "../store.ts";
+import { at, digestOf, metadataOf, OLD, Store } from "../store.ts";
 
 const USER = 1234;
 const OTHER = 4321;
+const ONE = "docker.io/library/one:latest";
 
 /** A folder of root's, laid out like a cache, with old files in it that have names of a cache's. */
 class Precious extends TemporaryFolder {
@@ -50,7 +53,7 @@ class Precious extends TemporaryFolder {
 }
 
 async function hostileStore(): Promise<Store> {
-  const store = await Store.make({ one: { references: ["one=docker.io/library/one:latest"], layers: ["a"] } });
+  const store = await Store.make({ one: { references: [`one=${ONE}`], layers: ["a"] } });
   for (const name of [".", ...readdirSync(store.path, { recursive: true, encoding: "utf8" })])
     lchownSync(join(store.path, name), USER, USER);
   return store;
@@ -104,17 +107,36 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     }
   });
 
-  test("a config.json of the user's moves the cache to no folder of root's", async () => {
+  test("no row goes whose files are in a folder of root's to which the cache is a link", async () => {
+    using store = await hostileStore();
+    using precious = new TemporaryFolder();
+    for (const file of [at.metadata(ONE), at.metadataLock(ONE), at.layer("a"), at.layerLock("a")]) {
+      mkdirSync(join(precious.path, file, ".."), { recursive: true });
+      writeFileSync(join(precious.path, file), "precious");
+    }
+    link(precious.path, store.cache);
+    const { code, stderr } = await run(["rm", "one", "--home", store.path]);
+    expect([code, stderr]).toEqual([1, expect.stringContaining("nothing was deleted")]);
+    expect(store.rows().manifests).toEqual(["one"]);
+  });
+
+  test("a config.json of the user's moves nothing to a folder of root's", async () => {
     using store = await hostileStore();
     using precious = new Precious();
     const config = join(store.path, "config.json");
-    writeFileSync(config, JSON.stringify({ paths: { cache: precious.path } }));
-    for (const args of [["list"], ...DELETING]) {
-      const { code, stderr } = await run([...args, "--home", store.path]);
-      expect([code, stderr]).toEqual([1, expect.stringContaining(`will not follow the configuration "${config}"`)]);
+    for (const moved of [
+      { paths: { cache: precious.path } },
+      { paths: { snapshots: precious.path } },
+      { home: precious.path },
+    ]) {
+      writeFileSync(config, JSON.stringify(moved));
+      for (const args of [["list"], ...DELETING]) {
+        const { code, stderr } = await run(args, { env: { MSB_HOME: store.path } });
+        expect([code, stderr]).toEqual([1, expect.stringContaining(`will not follow the configuration "${config}"`)]);
+      }
+      precious.expectWhole();
     }
-    precious.expectWhole();
-    const list = () => run(["list", "--home", store.path]);
+    const list = () => run(["list"], { env: { MSB_HOME: store.path } });
     expect((await list()).stderr).toContain("or chown the folder where it should be that user's");
     chownSync(precious.path, USER, USER);
     expect((await list()).code).toBe(0);
@@ -162,7 +184,7 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
 
   test.each(["db", "db/msb.db"])("no row goes from root's catalogue, to which %s is a link", async (name) => {
     using store = await hostileStore();
-    using roots = await Store.make({ one: { references: ["one=docker.io/library/one:latest"], layers: ["a"] } });
+    using roots = await Store.make({ one: { references: [`one=${ONE}`], layers: ["a"] } });
     const before = roots.rows();
     link(join(roots.path, name), join(store.path, name));
     for (const args of DELETING.flatMap((args) => (args[0] === "check" ? [] : [args, [...args, "-n"]]))) {
@@ -211,6 +233,10 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     chownSync(snapshots, USER, USER);
     mkdirSync(join(precious.path, "deep", "down"), { recursive: true });
     writeFileSync(join(precious.path, "deep", "down", "manifest.json"), "{}");
+    writeFileSync(
+      join(precious.path, "manifest.json"),
+      JSON.stringify({ image: { manifest_digest: digestOf("one") } }),
+    );
     const check = async () => (await run(["check", "--format", "json", "--home", store.path])).stdout;
     for (const place of [join(snapshots, "x"), snapshots]) {
       link(precious.path, place);
@@ -221,6 +247,22 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     lchownSync(precious.path, USER, USER);
     expect(await check()).toContain("deep/down");
   });
+
+  test.each(["tmp", "vmdk"])(
+    "a repair changes no disk by way of a folder of root's to which %s is a link",
+    async (folder) => {
+      using store = await hostileStore();
+      using precious = new TemporaryFolder();
+      const disk = join(store.cache, at.vmdk("one"));
+      const text = readFileSync(disk, "utf8").replaceAll(store.cache, "/elsewhere/cache");
+      if (folder === "vmdk") link(precious.path, join(store.cache, folder));
+      writeFileSync(disk, text);
+      if (folder === "tmp") link(precious.path, join(store.cache, folder));
+      const { stdout } = await run(["check", "--repair", "--format", "json", "--home", store.path]);
+      expect(stdout).toContain(`will not follow \\"${join(store.cache, folder)}\\" as root`);
+      expect(readFileSync(disk, "utf8")).toBe(text);
+    },
+  );
 
   test("what a folder held goes, and nothing of where its path leads by now", async () => {
     using store = await hostileStore();
@@ -246,9 +288,12 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
     mkdirSync(home);
     chownSync(home, USER, USER);
     using place = await SocketPlace.take(join(home, "larder.sock"), 0o666);
-    link(secret, place.staged);
-    expect(() => place.publish()).toThrow();
-    expect([statSync(secret).mode & 0o777, statSync(secret).uid]).toEqual([0o600, 0]);
+    for (const make of [link, linkSync]) {
+      make(secret, place.staged);
+      expect(() => place.publish()).toThrow();
+      expect([statSync(secret).mode & 0o777, statSync(secret).uid]).toEqual([0o600, 0]);
+      rmSync(place.staged);
+    }
   });
 
   test("a socket is made and taken away where its folder was, wherever that folder's path leads before or meanwhile", async () => {

@@ -134,7 +134,8 @@ describe.if(ROOT)("run by root in a user's home", () => {
     mkdirSync(join(elsewhere, "tmp"));
     symlinkSync(elsewhere, join(home, "cache"));
     lchownSync(join(home, "cache"), 1234, 2345);
-    for (const path of [join(home, "cache"), join(home, "cache", "tmp")]) {
+    symlinkSync(home, join(place.path, "link"));
+    for (const path of [join(home, "cache"), join(home, "cache", "tmp"), join(place.path, "link", "cache")]) {
       expect(() => HeldFolder.open(path)).toThrow("user 1234 has it lead to what is another's");
       expect(() => makeFolder(join(path, "new"))).toThrow("user 1234 has it lead to what is another's");
       expect(() => FileLock.take(join(path, "x.lock"))).toThrow("user 1234 has it lead to what is another's");

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import {
+  chownSync,
   closeSync,
   existsSync,
   linkSync,
@@ -45,6 +46,20 @@ describe("Unlinker", () => {
     await unlinker[Symbol.asyncDispose]();
     expect(openIn(folder.path)).toEqual([]);
   });
+
+  test.if(process.geteuid?.() === 0)(
+    "holds folders that are not root's until its end, and none where none is",
+    async () => {
+      using folder = new TemporaryFolder();
+      chownSync(folder.path, 1234, 1234);
+      const unlinker = new Unlinker(folder.path);
+      expect(unlinker.hold(join(folder.path, "none", "file"))).toBeUndefined();
+      expect(unlinker.hold(join(folder.path, "file"))).toBeUndefined();
+      expect(openIn(folder.path)).toEqual([""]);
+      await unlinker[Symbol.asyncDispose]();
+      expect(openIn(folder.path)).toEqual([]);
+    },
+  );
 
   test("holds nothing where nothing is, and keeps no descriptor of what stays", () => {
     using folder = new TemporaryFolder();
