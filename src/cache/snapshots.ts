@@ -26,7 +26,7 @@ export function readSnapshots(...folders: string[]): SnapshotOnDisk[] {
 
 function* walk(folder: string, prefix: string, seen: Set<string>): Generator<SnapshotOnDisk> {
   const entries = unlessTrouble(prefix.slice(0, -1) || folder, () => {
-    refuseAstray(folder);
+    if (prefix === "") refuseAstray(folder);
     return namesIn(folder).sort();
   });
   if (!Array.isArray(entries)) return yield entries;
@@ -37,7 +37,7 @@ function* walk(folder: string, prefix: string, seen: Set<string>): Generator<Sna
       // A link may lead back to where the walk came from.
       if (identity === undefined || seen.has(identity)) return undefined;
       seen.add(identity);
-      refuseAstray(path);
+      if (measure(path)?.isSymbolicLink()) refuseAstray(path);
       return readSnapshot(path, prefix + entry);
     });
     if (found === undefined) continue;
@@ -58,7 +58,7 @@ function unlessTrouble<T>(name: string, look: () => T): T | SnapshotOnDisk {
 
 // Root would walk all of the disk behind a user's link to it.
 function refuseAstray(folder: string): void {
-  const astray = measure(folder)?.isSymbolicLink() ? whyAstray(folder) : undefined;
+  const astray = whyAstray(folder);
   if (astray !== undefined) throw new LarderError("failed", astray);
 }
 

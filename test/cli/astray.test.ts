@@ -244,6 +244,13 @@ describe.if(process.geteuid?.() === 0)("run by root in a home whose owner leads 
       expect(stdout).toContain(`will not follow \\"${place}\\" as root`);
       expect(stdout).not.toContain("down");
     }
+    // By way of a link that is the user's own.
+    const config = join(store.path, "config.json");
+    writeFileSync(config, JSON.stringify({ paths: { snapshots: join(snapshots, "deep") } }));
+    const stdout = await check();
+    expect(stdout).toContain(`will not follow \\"${join(snapshots, "deep")}\\" as root`);
+    expect(stdout).not.toContain("down");
+    rmSync(config);
     lchownSync(precious.path, USER, USER);
     expect(await check()).toContain("deep/down");
   });
