@@ -368,7 +368,8 @@ const METADATA: Case[] = [
     left: ["raw-digest-mismatch"],
   },
   ...Object.entries({
-    "with other layers": { layers: [] },
+    "without layers": { layers: [] },
+    "with other layers": { layers: [{ digest: TWO }, { digest: TWO }] },
     "with another config": { config: { digest: TWO } },
     "without a config": { config: undefined },
   }).map(
