@@ -161,14 +161,20 @@ function isEvicted(decided: Decision[]): boolean {
   return decided.every(({ action }) => action === "evict");
 }
 
-// An image's decisions are in the order of its names.
-function filesGoing({ names, files }: PruneImage, decided: Decision[]): number[] {
-  const metadata = names.flatMap((name, i) => (decided[i]!.action === "evict" ? metadataOf(name) : []));
-  return isEvicted(decided) ? [...files, ...metadata] : metadata;
+// What goes of an image, whose decisions are in the order of its names.
+function filesGoing(image: PruneImage, decided: Decision[]): number[] {
+  if (isEvicted(decided)) return filesOf(image);
+  return image.names.flatMap((name, i) => (decided[i]!.action === "evict" ? metadataOf(name) : []));
 }
 
-function filesLeft({ names, files }: PruneImage, decided: Decision[]): number[] {
-  return [...files, ...names.flatMap((name, i) => (decided[i]!.action === "keep" ? metadataOf(name) : []))];
+function filesLeft(image: PruneImage, decided: Decision[]): number[] {
+  if (image.names.length < 2) return image.files;
+  return [...image.files, ...image.names.flatMap((name, i) => (decided[i]!.action === "keep" ? metadataOf(name) : []))];
+}
+
+// Nearly all images have one name, and nothing that goes with a name alone.
+function filesOf({ names, files }: PruneImage): number[] {
+  return names.length < 2 ? files : [...files, ...names.flatMap(metadataOf)];
 }
 
 function metadataOf({ metadata }: PruneName): number[] {
@@ -407,8 +413,7 @@ class Ledger {
     private readonly bytes: number[],
   ) {
     this.users = new Uint32Array(bytes.length);
-    for (const { files, names } of images)
-      for (const file of [...files, ...names.flatMap(metadataOf)]) this.users[file]!++;
+    for (const image of images) for (const file of filesOf(image)) this.users[file]!++;
   }
 
   /** Takes out what needs these files, and returns the bytes that this frees. */

@@ -86,14 +86,15 @@ export function readState(
   const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
   const state: PruneState = {
     images: used.map((image) => {
+      const about = toPruneImage(cache, image, files, { work, isLoading, unsettled, now, grace });
       const metadata = metadataByName(image, index);
+      const unitOf = (file: number) => units[file]!;
+      if (metadata.length === 0) return { ...about, files: [...new Set(image.files.map(unitOf))] };
       const common = image.files.filter((file) => !metadata.includes(file));
-      const { names, ...rest } = toPruneImage(cache, image, files, { work, isLoading, unsettled, now, grace });
-      return {
-        ...rest,
-        names: names.map((name, i) => (metadata[i] === undefined ? name : { ...name, metadata: units[metadata[i]]! })),
-        files: [...new Set(common.map((file) => units[file]!))],
-      };
+      const names = about.names.map((name, i) =>
+        metadata[i] === undefined ? name : { ...name, metadata: unitOf(metadata[i]) },
+      );
+      return { ...about, names, files: [...new Set(common.map(unitOf))] };
     }),
     files: bytes,
     ...(work !== undefined && { work }),
