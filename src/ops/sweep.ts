@@ -156,7 +156,8 @@ class Wants {
     const { kind, digest, key, canonical } = file;
     if (kind === "metadata") {
       if (this.isNamed(key!, canonical)) return "a reference needs it";
-      this.booted ??= bootedBy(this.pins.read());
+      // Its rows are gone: that it stays because of what cannot be read is a failure, and told as one.
+      this.booted ??= bootedBy(this.pins.readAll("it was left"));
       return this.booted(file);
     }
     if (kind === "flat_blob") return this.flatBlobs().needs(digest!) ? NEEDED_BY_REF : undefined;

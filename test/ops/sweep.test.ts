@@ -55,6 +55,18 @@ function dated(path: string): string {
 }
 
 describe("sweep", () => {
+  test("tells as a failure that metadata whose rows are gone stays because of a snapshot that cannot be read", async () => {
+    using store = await makeKept();
+    using larder = store.open();
+    const targets = plan(larder.cache.metadata(keyOf(KEPT)));
+    store.sql("DELETE FROM image_ref");
+    store.snapshotOnDisk("base", "{");
+    const { deleted, skipped, failed } = await sweep(larder, targets, options);
+    expect([deleted, skipped]).toEqual([[], []]);
+    const why = /^it was left, because what is in use cannot be told: snapshot "base"/;
+    expect(failed).toMatchObject([{ kind: "metadata", reason: expect.stringMatching(why) }]);
+  });
+
   test("deletes in the order given, and reports kind, path and bytes", async () => {
     using store = await makeKept();
     using larder = store.open();
