@@ -113,7 +113,7 @@ export function hasEntry(folder: string): boolean {
  */
 export function readRegular(path: string): string | undefined {
   return openRegular(path, (fd, stat) => {
-    const bytes = readWhole(fd, path, stat);
+    const bytes = readWhole(fd, stat);
     try {
       return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     } catch (error) {

@@ -1,7 +1,7 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { asLarderError, isErrno, LarderError } from "../error.ts";
-import { whyAstray } from "../host/ownership.ts";
+import { asLarderError, isErrno } from "../error.ts";
+import { refuseAstray } from "../host/ownership.ts";
 import { type Digest, isDigest } from "../oci/digest.ts";
 import { measure, namesIn, readRegular } from "./file.ts";
 
@@ -26,6 +26,7 @@ export function readSnapshots(...folders: string[]): SnapshotOnDisk[] {
 
 function* walk(folder: string, prefix: string, seen: Set<string>): Generator<SnapshotOnDisk> {
   const entries = unlessTrouble(prefix.slice(0, -1) || folder, () => {
+    // Root would walk all of the disk behind a user's link to it.
     if (prefix === "") refuseAstray(folder);
     return namesIn(folder).sort();
   });
@@ -54,12 +55,6 @@ function unlessTrouble<T>(name: string, look: () => T): T | SnapshotOnDisk {
   } catch (error) {
     return { name, trouble: asLarderError(error).message };
   }
-}
-
-// Root would walk all of the disk behind a user's link to it.
-function refuseAstray(folder: string): void {
-  const astray = whyAstray(folder);
-  if (astray !== undefined) throw new LarderError("failed", astray);
 }
 
 // Through links: a snapshot that was moved to another disk needs its image no less.

@@ -25,15 +25,15 @@ export function refuseDamage(db: Database, path: string): void {
 /** Where rows are that larder would take for others, or undefined: as numbers, ids beyond 2^53 are not exact. */
 export function findInexactIds(db: Database): string | undefined {
   const found = db
-    .query<{ name: string }, []>(
-      `SELECT 'manifest' AS name FROM manifest WHERE id > 9007199254740991 OR id < -9007199254740991
+    .query<{ name: string }, [number]>(
+      `SELECT 'manifest' AS name FROM manifest WHERE id > ?1 OR id < -?1
        UNION ALL
-       SELECT 'image_ref' FROM image_ref WHERE id > 9007199254740991 OR id < -9007199254740991
+       SELECT 'image_ref' FROM image_ref WHERE id > ?1 OR id < -?1
        UNION ALL
-       SELECT 'layer' FROM layer WHERE id > 9007199254740991 OR id < -9007199254740991
+       SELECT 'layer' FROM layer WHERE id > ?1 OR id < -?1
        LIMIT 1`,
     )
-    .get();
+    .get(Number.MAX_SAFE_INTEGER);
   return found ? `table ${found.name} has row ids beyond 2^53` : undefined;
 }
 

@@ -5,7 +5,6 @@ import {
   constants,
   existsSync,
   lstatSync,
-  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -15,7 +14,7 @@ import {
 import { basename, dirname, join } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { mayBeLocked } from "../host/flock.ts";
-import { adopt, HeldFolder, refuseUnadoptable, whyAstray, whyUnadoptable } from "../host/ownership.ts";
+import { HeldFolder, whyAstray, whyUnadoptable } from "../host/ownership.ts";
 import { readWholeAt } from "../host/read.ts";
 import schema from "./schema.sql" with { type: "text" };
 import { BUSY_TIMEOUT_MS, explainSqlite, writeTransaction } from "./write.ts";
@@ -147,7 +146,8 @@ export function createCatalogue(path: string): void {
     for (const file of [staged, `${staged}-journal`, `${staged}-wal`, `${staged}-shm`, `${path}-wal`, `${path}-shm`]) {
       folder.in(basename(file), (path) => rmSync(path, { force: true }));
     }
-    claimFile(staged, folder);
+    // Made and handed to the folder's owner before SQLite sees it: its own files beside it take the owner of this one.
+    closeSync(folder.create(basename(staged), constants.O_RDWR | constants.O_NOFOLLOW, 0o644));
     {
       using db = open(staged, "readwrite");
       db.transaction(() => db.run(schema)).immediate();
@@ -176,18 +176,6 @@ function refuseLink(path: string): void {
 function hasTables(path: string): boolean {
   using db = open(path, "readwrite");
   return hasShape(db, path);
-}
-
-// Made and handed to the folder's owner before SQLite sees it: its own files beside it take the owner of this one.
-function claimFile(path: string, folder: HeldFolder): void {
-  refuseUnadoptable(folder.path);
-  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
-  const fd = folder.in(basename(path), (path) => openSync(path, flags, 0o644));
-  try {
-    adopt(fd, folder);
-  } finally {
-    closeSync(fd);
-  }
 }
 
 function isThere(path: string): boolean {

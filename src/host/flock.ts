@@ -2,7 +2,7 @@ import { closeSync, constants, fstatSync, openSync, statSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { isErrno, LarderError } from "../error.ts";
 import { loadLibc } from "./libc.ts";
-import { adopt, HeldFolder, makeFolder, refuseUnadoptable } from "./ownership.ts";
+import { HeldFolder, makeFolder } from "./ownership.ts";
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
@@ -130,18 +130,8 @@ function openLockFile(path: string): number {
 }
 
 function createLockFile(path: string, flags: number): number {
-  // Made first, it would stay: nobody unlinks a lock.
-  refuseUnadoptable(dirname(path));
   using folder = HeldFolder.open(dirname(path));
-  const create = flags | constants.O_CREAT | constants.O_EXCL;
-  const fd = folder.in(basename(path), (path) => openSync(path, create, 0o600));
-  try {
-    adopt(fd, folder);
-    return fd;
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
+  return folder.create(basename(path), flags, 0o600);
 }
 
 function isStillAt(fd: number, path: string): boolean {

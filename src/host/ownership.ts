@@ -17,6 +17,7 @@ import { CAP_CHOWN, hasCapability } from "./capabilities.ts";
 
 // <fcntl.h>: a descriptor that stands for a file and opens nothing. It takes no permission, and waits for no pipe.
 export const O_PATH = 0o10000000;
+
 /** Who can change where a path leads. */
 interface Masters {
   /** Users other than root. */
@@ -72,21 +73,19 @@ function lately(path: string): Masters | undefined {
 // Opens what a path leads to. Throws `failed` where a user has it lead root to what is not that user's.
 function openOwn(path: string, { users, place }: Masters, flags: number): number {
   const fd = openSync(path, O_PATH | flags);
-  let stranger: number | undefined;
-  let owner: number | undefined;
+  let isOwn = false;
   try {
-    owner = fstatSync(fd).uid;
-    stranger = users.find((user) => user !== owner);
-    if (stranger === undefined || readlinkSync(pathOf(fd)) === place) return fd;
-  } catch (error) {
-    closeSync(fd);
-    throw error;
+    const { uid } = fstatSync(fd);
+    const stranger = users.find((user) => user !== uid);
+    isOwn = stranger === undefined || readlinkSync(pathOf(fd)) === place;
+    if (isOwn) return fd;
+    throw new LarderError(
+      "failed",
+      `will not follow "${path}" as root: user ${stranger} has it lead to what is another's (run larder as that user${uid === 0 ? OR_CHOWN : ""})`,
+    );
+  } finally {
+    if (!isOwn) closeSync(fd);
   }
-  closeSync(fd);
-  throw new LarderError(
-    "failed",
-    `will not follow "${path}" as root: user ${stranger} has it lead to what is another's (run larder as that user${owner === 0 ? OR_CHOWN : ""})`,
-  );
 }
 
 /**
@@ -124,20 +123,43 @@ export class HeldFolder implements Disposable {
     }
   }
 
+  /** Makes a file in the folder, which then is the folder's owner's, and gives it open. Throws `failed` where it could not be. */
+  create(name: string, flags: number, mode: number): number {
+    // Made first, it would stay.
+    refuseUnadoptable(this.path);
+    const fd = this.in(name, (path) => openSync(path, flags | constants.O_CREAT | constants.O_EXCL, mode));
+    try {
+      adopt(fd, this);
+      return fd;
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
   [Symbol.dispose](): void {
     if (this.fd !== undefined) closeSync(this.fd);
   }
 }
 
-/** Why root should not follow a path, as a sentence: a user has it lead to what is not that user's. Undefined where nothing is. */
+/** Throws `failed` where a user has a path lead root to what is not that user's; not where nothing is. */
+export function refuseAstray(path: string): void {
+  const masters = lately(path);
+  if (!masters) return;
+  try {
+    closeSync(openOwn(path, masters, 0));
+  } catch (error) {
+    if (!isErrno(error, "ENOENT")) throw error;
+  }
+}
+
+/** Why it would, as a sentence; undefined where it would not. */
 export function whyAstray(path: string): string | undefined {
   try {
-    const masters = lately(path);
-    if (masters) closeSync(openOwn(path, masters, 0));
+    refuseAstray(path);
     return undefined;
   } catch (error) {
     if (error instanceof LarderError) return error.message;
-    if (isErrno(error, "ENOENT")) return undefined;
     throw error;
   }
 }
@@ -155,9 +177,12 @@ export function adopt(created: number, folder: HeldFolder): void {
   if (!isRoot()) return;
   const owner = folder.stat;
   const now = fstatSync(created);
-  if (now.gid !== owner.gid) give(created, now.uid, owner.gid);
-  if (now.uid !== owner.uid) give(created, owner.uid, fstatSync(created).gid);
+  if (now.gid !== owner.gid) give(created, AS_IT_IS, owner.gid);
+  if (now.uid !== owner.uid) give(created, owner.uid, AS_IT_IS);
 }
+
+// chown(2)
+const AS_IT_IS = -1;
 
 function give(created: number, uid: number, gid: number): void {
   try {

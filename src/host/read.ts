@@ -5,10 +5,10 @@ import { isErrno, LarderError, namingPath } from "../error.ts";
 const MOST_BYTES = 64 * 1024 * 1024;
 
 /** The bytes of a regular file that is open; fails with EFBIG, as the system would, where it has more than 64 MiB. */
-export function readWhole(fd: number, path: string, stat: Stats): Uint8Array {
+export function readWhole(fd: number, stat: Stats): Uint8Array {
   if (stat.size > MOST_BYTES)
-    throw Object.assign(new Error("EFBIG: file too large"), { code: "EFBIG", syscall: "read", path });
-  return namingPath(path, () => readFileSync(fd));
+    throw Object.assign(new Error("EFBIG: file too large"), { code: "EFBIG", syscall: "read" });
+  return readFileSync(fd);
 }
 
 /** The same of a file to which a link may lead. Throws `failed` for what is no regular file, and does not wait for a pipe. */
@@ -23,7 +23,7 @@ export function readWholeAt(path: string, name = `"${path}"`): Uint8Array {
   }
   try {
     const stat = fstatSync(fd);
-    if (stat.isFile()) return readWhole(fd, path, stat);
+    if (stat.isFile()) return namingPath(path, () => readWhole(fd, stat));
     const kind = stat.isDirectory() ? "a directory" : "no regular file";
     throw new LarderError("failed", `cannot read ${name}: it is ${kind}`);
   } finally {

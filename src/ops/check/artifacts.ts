@@ -18,7 +18,7 @@ import { listUsage, type ManifestUsage } from "../../db/usage.ts";
 import { isSystemError } from "../../error.ts";
 import type { Larder } from "../../larder.ts";
 import { type Digest, isDigest } from "../../oci/digest.ts";
-import { type Problem, problem, withUnreadable } from "./problem.ts";
+import { FLAT, type Problem, problem, withUnreadable } from "./problem.ts";
 
 /** Told how many of the layers and images were looked at. */
 export type Progress = (done: number, total: number) => void;
@@ -192,8 +192,6 @@ export function canRelocate({ cache }: Larder, extents: Extent[]): boolean {
 }
 
 const SECTOR = 512;
-// Without the flag msb makes the merged tree and the disk alone.
-const FLAT = "pull the image again with --materialize flat";
 
 function* checkFlat({ cache }: Larder, file: CacheFile, subject: string, deep: boolean): Generator<Problem> {
   const ref = readFlatRef(file.path);
@@ -204,10 +202,10 @@ function* checkFlat({ cache }: Larder, file: CacheFile, subject: string, deep: b
   const blob = cache.flatBlob(ref.artifact_digest);
   const stat = measure(blob.path);
   const fault = examineKind(stat);
-  if (fault === "missing")
-    yield { ...problem("artifact-missing", subject, `"${blob.path}" does not exist`), advice: FLAT };
-  else if (fault) yield problem(`artifact-${fault}`, subject, `"${blob.path}" ${FAULTS[fault]}`);
-  else if (stat!.size !== ref.virtual_size_bytes)
+  if (fault) {
+    const found = problem(`artifact-${fault}`, subject, `"${blob.path}" ${FAULTS[fault]}`);
+    yield fault === "missing" ? { ...found, advice: FLAT } : found;
+  } else if (stat!.size !== ref.virtual_size_bytes)
     yield problem(
       "flat-blob-size",
       subject,

@@ -6,6 +6,8 @@ import type { ImageMetadata } from "../../oci/metadata.ts";
 
 type Severity = "damage" | "note";
 
+/** Without the flag msb makes the merged tree and the disk alone. */
+export const FLAT = "pull the image again with --materialize flat";
 // A pull writes the metadata anew, and leaves rows of an image that is on record as they are.
 const REBUILT = "pull the image again, then run larder check --repair";
 // What a pull or load takes as it finds it. To remove one image leaves a layer that others have.
@@ -68,7 +70,7 @@ const PROBLEMS = {
   "artifact-not-a-file": ["damage", "remove it, then pull the image again"],
   "file-unreadable": ["damage", "look after its permissions, or the disk: nothing can be told of what it holds"],
   "artifact-bad-checksum": ["damage", UNSEEN_LAYER],
-  "flat-ref-unreadable": ["damage", "pull the image again with --materialize flat"],
+  "flat-ref-unreadable": ["damage", FLAT],
   "flat-blob-size": ["damage", "remove the file, then pull the image again with --materialize flat"],
   "flat-blob-digest": ["damage", "pull the image again with --force --materialize flat"],
   "raw-digest-mismatch": ["damage", UNSEEN],
